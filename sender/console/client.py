@@ -59,10 +59,10 @@ class Client:
     """
 
     def __init__(self, server: str, token: str | None, trust: PeerTrust | None = None) -> None:
-        self.server = _checked_url(server)
+        self.server = checked_url(server)
         self._has_token = token is not None
         self._http = httpx.Client(
-            verify=_tls(self.server, trust),
+            verify=client_tls(self.server, trust),
             base_url=self.server + API_PREFIX,
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(_RESPONSE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
@@ -242,7 +242,12 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     return _adapters[kind]
 
 
-def _checked_url(server: str) -> str:
+def checked_url(server: str) -> str:
+    """Return the URL of a daemon without a slash at its end.
+
+    Raises:
+        ConfigurationError: it isn't one, or it would send a token unencrypted.
+    """
     try:
         url = httpx.URL(server)
     except httpx.InvalidURL as error:
@@ -261,8 +266,8 @@ def _checked_url(server: str) -> str:
     return str(url).rstrip("/")
 
 
-def _tls(server: str, trust: PeerTrust | None) -> ssl.SSLContext | bool:
-    """Return the context of a client; reading the system's authorities takes tens of milliseconds."""
+def client_tls(server: str, trust: PeerTrust | None) -> ssl.SSLContext | bool:
+    """Return the TLS context of a client; reading the system's authorities takes tens of milliseconds."""
     if not server.startswith("https:"):
         return False
     return trust.context() if trust else ssl.create_default_context()

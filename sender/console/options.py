@@ -16,6 +16,7 @@ from protocol.errors import ConfigurationError, MissingDependencyError
 from protocol.program.options import CA_OPTION, PIN_OPTION
 
 if TYPE_CHECKING:
+    from protocol.program.peer_trust import PeerTrust
     from sender.console.client import Client
     from sender.console.output import Output
 
@@ -76,13 +77,18 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(client, output, *args, **kwargs)
 
     decorated: Callable[..., Any] = with_client
+    json_option = click.option(
+        "--json",
+        "json_lines",
+        is_flag=True,
+        help="Write JSON lines to stdout; the last one is the result.",
+    )
+    return daemon_options(json_option(decorated))
+
+
+def daemon_options(function: Function) -> Function:
+    """Add the options of the connection: ``server``, ``pins``, ``ca_file`` and ``token_file``."""
     for option in (
-        click.option(
-            "--json",
-            "json_lines",
-            is_flag=True,
-            help="Write JSON lines to stdout; the last one is the result.",
-        ),
         click.option(
             "--token-file",
             metavar="FILE",
@@ -101,8 +107,8 @@ def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
             help="URL of the daemon.",
         ),
     ):
-        decorated = option(decorated)
-    return decorated
+        function = option(function)
+    return function
 
 
 def list_options(function: Function) -> Function:
@@ -130,11 +136,27 @@ def connect(
 ) -> tuple[Client, Output]:
     """Return a client and an output for the options of the connection and the environment.
 
-    A daemon on this machine is found, and recognised, by the file that it writes into its state directory.
-
     Raises:
         ConfigurationError: the URL, the token, the pin or the CA can't be used.
         MissingDependencyError: a package that the client needs isn't installed.
+    """
+    url, token, trust = find_daemon(server, token_file, pins, ca_file)
+    from sender.console.client import Client
+    from sender.console.output import Output
+
+    return Client(url, token, trust), Output(json_lines=json_lines)
+
+
+def find_daemon(
+    server: str | None, token_file: Path | None, pins: Collection[str] = (), ca_file: Path | None = None
+) -> tuple[str, str | None, PeerTrust]:
+    """Return the daemon's URL, the token for it and its accepted certificates.
+
+    A daemon on this machine is found, and recognised, by the file that it writes into its state directory.
+
+    Raises:
+        ConfigurationError: the token, the pin or the CA can't be used.
+        MissingDependencyError: a package that a client needs isn't installed.
     """
     missing = [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
     if missing:
@@ -144,8 +166,6 @@ def connect(
     from protocol.program.peer_trust import PeerTrust
     from sender.config.local_endpoint import find_local_endpoint
     from sender.config.local_token import find_local_token
-    from sender.console.client import Client
-    from sender.console.output import Output
 
     trust = PeerTrust.of_options(pins, ca_file)
     local = find_local_endpoint() if server is None or not trust else None
@@ -153,8 +173,7 @@ def connect(
         server = SERVER_DEFAULT if local is None else local.url
     if not trust and local is not None and local.pin and server == local.url:
         trust = PeerTrust(pins=(local.pin,))
-    token = find_token(token_file) or find_local_token(server)
-    return Client(server, token, trust), Output(json_lines=json_lines)
+    return server, find_token(token_file) or find_local_token(server), trust
 
 
 def find_token(token_file: Path | None) -> str | None:

@@ -29,9 +29,9 @@ from sender.daemon.scheduler import run_retention, run_schedules
 from sender.http.descriptor_limit import raise_descriptor_limit
 from sender.serve.composition import Daemon, compose_daemon
 from sender.serve.operator_token import ensure_operator_token, login_link
-from sender.serve.systemd_notify import SystemdNotifier, Watchdog
 from sender.store.open_store import open_store
 from sender.store.write_behind import Recorder
+from sender.systemd_notify import SystemdNotifier, Watchdog
 
 _DRAIN_S: Final = 5.0
 """Time for writing the last records to the database; the rest waits in a file for the next start."""

@@ -102,8 +102,8 @@ def serve(
     """  # noqa: D301  \b is click's, for a paragraph that isn't wrapped
     _require_modules()
     from sender.config.config_file import load_config
+    from sender.logs import configure_logging
     from sender.serve.daemon import run_daemon
-    from sender.serve.logs import configure_logging
 
     if config_path is None and CONFIG_DEFAULT.exists():
         config_path = CONFIG_DEFAULT

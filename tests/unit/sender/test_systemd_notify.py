@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sender.serve.systemd_notify import SystemdNotifier, Watchdog
+from sender.systemd_notify import SystemdNotifier, Watchdog
 from tests.support.network.lab import LIMIT_S
 
 
@@ -148,6 +148,6 @@ def test_without_a_watchdog_nothing_is_reported(change: dict[str, str]) -> None:
 def test_a_separate_process_is_heard(listener: tuple[socket.socket, str]) -> None:
     """systemd sets the variables in the environment."""
     sock, name = listener
-    code = "from sender.serve.systemd_notify import SystemdNotifier; SystemdNotifier.from_environment().ready('up')"
+    code = "from sender.systemd_notify import SystemdNotifier; SystemdNotifier.from_environment().ready('up')"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"NOTIFY_SOCKET": name}, check=True)
     assert sock.recv(4096) == b"READY=1\nSTATUS=up"

@@ -13,7 +13,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from sender.config.sections import LogSection
-from sender.serve.logs import (
+from sender.logs import (
     LIBRARY_LEVELS,
     TEXT_CHARS_MAX,
     DaemonHandler,
