@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import enum
-import gc
-import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
+from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError
 from protocol.program.options import CA_OPTION, JSON_OPTION, PIN_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
@@ -18,35 +16,11 @@ from receiver.service.agent_token import (
     read_token,
     refuse_token_on_kernel_command_line,
 )
-from receiver.service.machine_credentials import MachineCredentials
-from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions, writing_options
 from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.options import trust_options
 
-if TYPE_CHECKING:
-    from protocol.program.peer_trust import PeerTrust
-    from receiver.service.agent_service import AgentService
-    from receiver.service.log import ServiceLog
-
 SERVER_VARIABLE: Final = "DISKCAST_SERVER"
-
-JOIN_TIMEOUT_S: Final = 60.0
-SENDER_TIMEOUT_S: Final = 300.0
-"""A restarted daemon, or another one that takes its casts over, needs seconds; replacing a rack's switch takes minutes,
-after which nothing has to be scanned again."""
-
-ACTION_TIMEOUT_S: Final = 60.0
-"""Time allowed for ``systemctl`` to accept the command."""
-
-
-class AfterCast(enum.StrEnum):
-    """Action after a successful cast."""
-
-    WAIT = "wait"
-    EXIT = "exit"
-    REBOOT = "reboot"
-    POWEROFF = "poweroff"
 
 
 @click.command()
@@ -102,11 +76,9 @@ def run(
       diskcast-agent run --target /dev/sda --interface eth0 --server https://192.0.2.1:7400 --pin PIN \\
           --token-file /etc/diskcast/token --after-cast reboot
     """  # noqa: D301 - \b is click's mark
-    import trio
-
     from protocol.program.peer_trust import PeerTrust
-    from receiver.reception.network.interface import require_interface
     from receiver.service.log import JsonServiceLog, PlainServiceLog
+    from receiver.service.serve_casts import ServiceOptions, serve_casts
 
     if not servers:
         raise ConfigurationError(
@@ -114,95 +86,14 @@ def run(
             f"or {SERVER_VARIABLE}"
         )
     refuse_token_on_kernel_command_line()
-    certificates = PeerTrust.of_options(pins, ca_file)
-    require_interface(machine.interface)
-    log = JsonServiceLog() if as_json else PlainServiceLog()
-    action = AfterCast(after_cast)
-
-    async def serve() -> bool:
-        # Built here, since it needs trio's clock.
-        service = _build_service(
-            machine,
-            target,
-            target_options,
-            trust,
-            servers,
-            certificates,
-            MachineCredentials(read_token(token_file), trust.state_directory),
-            log,
-            exit_after_success=action is not AfterCast.WAIT,
-        )
-        with machine.serve_metrics(service.status):
-            await service.run()
-        return True
-
-    gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
-    done = trio.run(run_until_signal, serve)
-    log.stopped()
-    if done and action in (AfterCast.REBOOT, AfterCast.POWEROFF):
-        _run_systemctl(action)
-
-
-def _build_service(
-    machine: MachineOptions,
-    target: str,
-    target_options: TargetOptions,
-    trust: TrustOptions,
-    servers: tuple[str, ...],
-    certificates: PeerTrust,
-    credentials: MachineCredentials,
-    log: ServiceLog,
-    *,
-    exit_after_success: bool,
-) -> AgentService:
-    """Build the service.
-
-    Raises:
-        ConfigurationError: a URL is invalid, or this machine has no identity.
-    """
-    import random
-
-    from receiver.reception.machine_identity import describe_machine
-    from receiver.reception.receive import receive_cast
-    from receiver.service.agent_service import AgentDescription, AgentService
-    from receiver.service.server_client import DaemonRing, ServerClient
-
-    ring = DaemonRing([ServerClient(url, credentials, certificates) for url in servers], random.Random())
-    identity = machine.identity()
-    if not any((identity.macs, identity.serial, identity.asset_tag)):
-        raise ConfigurationError(
-            f"this machine has no identity: {machine.interface} has no hardware address, and the firmware no serial "
-            "number or asset tag; name it with --identity, for example --identity pc07"
-        )
-    return AgentService(
-        ring,
-        AgentDescription(
-            name=machine.name,
-            version=importlib.metadata.version("diskcast"),
-            identity=identity,
-            inventory=describe_machine(machine.interface),
-        ),
-        machine.receive_options(
-            target, target_options, trust, join_timeout_s=JOIN_TIMEOUT_S, sender_timeout_s=SENDER_TIMEOUT_S
-        ),
-        credentials,
-        receive=receive_cast,
-        log=log,
-        exit_after_success=exit_after_success,
+    options = ServiceOptions(
+        machine=machine,
+        target=target,
+        target_options=target_options,
+        trust=trust,
+        servers=servers,
+        certificates=PeerTrust.of_options(pins, ca_file),
+        token=read_token(token_file),
+        after=AfterCast(after_cast),
     )
-
-
-def _run_systemctl(action: AfterCast) -> None:
-    """Reboot or power off.
-
-    Raises:
-        ConfigurationError: systemd refuses the command.
-    """
-    from receiver.disk.fit.programs import StepError, run_program
-
-    try:
-        run_program(["systemctl", action.value], confinement=None, time_limit_s=ACTION_TIMEOUT_S)
-    except StepError as error:
-        raise ConfigurationError(
-            f"the image is on the target, but --after-cast {action.value} failed: {error}; run it by hand"
-        ) from error
+    serve_casts(options, JsonServiceLog() if as_json else PlainServiceLog())

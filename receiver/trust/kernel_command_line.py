@@ -13,16 +13,11 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import ConfigurationError
-from protocol.trust.minisign import PublicKey
-from protocol.trust.statement import STATEMENT_VERSION_MAX
+from protocol.control.boot_parameters import BootParameters, parse_boot_parameters_untrusted
 from protocol.trust.trusted_keys import TrustedKey
 
 COMMAND_LINE: Final = Path("/proc/cmdline")
-
-TRUST_PARAMETER: Final = "diskcast.trust"
-VERSION_PARAMETER: Final = "diskcast.min-version"
-TAG_PARAMETER: Final = "diskcast.tag"
+KEY_SOURCE: Final = "kernel command line"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,8 +35,8 @@ class KernelTrust:
     tags: frozenset[str] = frozenset()
 
 
-def read_kernel_trust(path: Path = COMMAND_LINE) -> KernelTrust:
-    """Read the parameters of this boot; none if there is no command line to read.
+def read_kernel_parameters(path: Path = COMMAND_LINE) -> BootParameters:
+    """Read the parameters of this boot; the defaults if there is no command line to read.
 
     Raises:
         ConfigurationError: a parameter has no valid value: a typo must not leave a machine without its floor.
@@ -49,33 +44,16 @@ def read_kernel_trust(path: Path = COMMAND_LINE) -> KernelTrust:
     try:
         text = path.read_text(errors="replace")
     except OSError:
-        return KernelTrust()
-    keys: list[TrustedKey] = []
-    version_min = 0
-    tags: set[str] = set()
-    for word in text.split():
-        name, _, value = word.partition("=")
-        values = value.strip('"').split(",")
-        match name:
-            case "diskcast.trust":
-                keys += [_key(one) for one in values]
-            case "diskcast.min-version":
-                version_min = max(version_min, _version(value))
-            case "diskcast.tag":
-                tags.update(values)
-    return KernelTrust(tuple(keys), version_min, frozenset(tags))
+        return BootParameters()
+    return parse_boot_parameters_untrusted(text)
 
 
-def _key(text: str) -> TrustedKey:
-    try:
-        return TrustedKey(PublicKey.parse(text), "kernel command line")
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{TRUST_PARAMETER}={text} on the kernel command line: {error}") from error
+def read_kernel_trust(path: Path = COMMAND_LINE) -> KernelTrust:
+    """Read the trust of this boot; none if there is no command line to read.
 
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text[:20]) > STATEMENT_VERSION_MAX or len(text) > 20:
-        raise ConfigurationError(
-            f"{VERSION_PARAMETER}={text} on the kernel command line isn't a version: give a number"
-        )
-    return int(text)
+    Raises:
+        ConfigurationError: a parameter has no valid value.
+    """
+    parameters = read_kernel_parameters(path)
+    keys = tuple(TrustedKey(key, KEY_SOURCE) for key in parameters.keys)
+    return KernelTrust(keys, parameters.version_min, parameters.tags)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from protocol.constants import MANIFEST_HASH_BYTES, WIRE_VERSION
 from protocol.control import check_in
 from protocol.control import control_messages as messages
-from protocol.errors import JoinRefusedError, ProtocolError, WireVersionError
+from protocol.control.boot_parameters import parse_boot_parameters_untrusted
+from protocol.errors import ConfigurationError, JoinRefusedError, ProtocolError, WireVersionError
 from tests.fuzz.samples import json_bytes, sample_object
 from tests.fuzz.target import Structure, Target
 
@@ -59,6 +60,15 @@ def _decode_need(value: object) -> object:
     return messages.need_from_json_untrusted(value, BLOCK_COUNT)
 
 
+def _command_lines() -> list[bytes]:
+    pin = "abcdefghij234567abcd"
+    return [
+        f"quiet diskcast.server=https://10.0.0.1:7400 diskcast.pin={pin},{pin} BOOTIF=01-52-54-00-99-00-01".encode(),
+        b'diskcast.boot=dcb_0123456789abcdef diskcast.mode=menu diskcast.after="wait" diskcast.vlan=42 diskcast.x=1',
+        b"diskcast.min-version=7 diskcast.tag=a,b diskcast.bond=802.3ad diskcast.grow=yes console=ttyS0,115200\n",
+    ]
+
+
 def _target(
     name: str, decode: Callable[[object], object], make: Callable[[random.Random], object], share: int = 10
 ) -> Target:
@@ -95,6 +105,12 @@ TARGETS = (
     _record("completion", messages.COMPLETION),
     _record("check-in", check_in.CHECK_IN),
     _record("answer to a check-in", check_in.CHECK_IN_ANSWER),
+    Target(
+        "kernel command line",
+        lambda data: parse_boot_parameters_untrusted(data.decode(errors="replace")),
+        (ConfigurationError,),
+        _command_lines,
+    ),
     Target(
         "problem details",
         lambda data: json.dumps(messages.problem_from_json_untrusted(data)).encode(),

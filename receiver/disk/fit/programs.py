@@ -58,9 +58,10 @@ PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
         "btrfs": "btrfs-progs",
         "ntfsresize": "ntfs-3g",
         "efibootmgr": "efibootmgr",
+        "systemctl": "systemd",
     }
 )
-"""The Debian package of every program that fitting runs."""
+"""The Debian package of every program that the agent runs."""
 
 T = TypeVar("T")
 

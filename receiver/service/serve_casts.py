@@ -1,0 +1,118 @@
+"""The agent in service mode, from its options to its end; for ``run`` and for the live system."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import random
+from typing import Final
+
+import trio
+
+from protocol.control.boot_parameters import AfterCast
+from protocol.errors import ConfigurationError
+from protocol.program.peer_trust import PeerTrust
+from receiver.reception.machine_identity import describe_machine
+from receiver.reception.machine_options import MachineOptions
+from receiver.reception.network.interface import require_interface
+from receiver.reception.receive import receive_cast
+from receiver.service.agent_service import AgentDescription, AgentService
+from receiver.service.log import ServiceLog
+from receiver.service.machine_credentials import MachineCredentials
+from receiver.service.restart import prepare_restart
+from receiver.service.server_client import DaemonRing, ServerClient
+from receiver.shared.signal_scope import run_until_signal
+from receiver.target.options import TargetOptions
+from receiver.trust.accepted_images import TrustOptions
+
+JOIN_TIMEOUT_S: Final = 60.0
+SENDER_TIMEOUT_S: Final = 300.0
+"""A restarted daemon, or another one that takes its casts over, needs seconds; replacing a rack's switch takes minutes,
+after which nothing has to be scanned again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """Options of the agent in service mode.
+
+    Attributes:
+        machine: this machine.
+        target: disk to write, as ``--target`` takes it.
+        target_options: how to write it.
+        trust: images that are accepted.
+        servers: URLs of daemons of one database.
+        certificates: certificates of daemons that are accepted.
+        token: token that enrols this machine; empty if none was given.
+        after: action after a successful cast.
+    """
+
+    machine: MachineOptions
+    target: str
+    target_options: TargetOptions
+    trust: TrustOptions
+    servers: tuple[str, ...]
+    certificates: PeerTrust
+    token: str = dataclasses.field(repr=False)
+    after: AfterCast
+
+
+def serve_casts(options: ServiceOptions, log: ServiceLog) -> None:
+    """Receive casts until one has succeeded, or forever; then restart the machine if that was requested.
+
+    Raises:
+        ConfigurationError: an option is invalid, or this machine couldn't be restarted after the cast.
+        EnrolmentRefusedError: a daemon refuses this agent.
+    """
+    require_interface(options.machine.interface)
+    restart = prepare_restart(options.after)
+
+    async def serve() -> bool:
+        # Built here, since it needs trio's clock.
+        service = _build_service(options, log)
+        with options.machine.serve_metrics(service.status):
+            await service.run()
+        return True
+
+    gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
+    done = trio.run(run_until_signal, serve)
+    log.stopped()
+    if done and restart is not None:
+        restart()
+
+
+def _build_service(options: ServiceOptions, log: ServiceLog) -> AgentService:
+    """Build the service.
+
+    Raises:
+        ConfigurationError: a URL is invalid, or this machine has no identity.
+    """
+    machine = options.machine
+    credentials = MachineCredentials(options.token, options.trust.state_directory)
+    clients = [ServerClient(url, credentials, options.certificates) for url in options.servers]
+    identity = machine.identity()
+    if not any((identity.macs, identity.serial, identity.asset_tag)):
+        raise ConfigurationError(
+            f"this machine has no identity: {machine.interface} has no hardware address, and the firmware no serial "
+            "number or asset tag; name it with --identity, for example --identity pc07"
+        )
+    return AgentService(
+        DaemonRing(clients, random.Random()),
+        AgentDescription(
+            name=machine.name,
+            version=importlib.metadata.version("diskcast"),
+            identity=identity,
+            inventory=describe_machine(machine.interface),
+        ),
+        machine.receive_options(
+            options.target,
+            options.target_options,
+            options.trust,
+            join_timeout_s=JOIN_TIMEOUT_S,
+            sender_timeout_s=SENDER_TIMEOUT_S,
+        ),
+        credentials,
+        receive=receive_cast,
+        log=log,
+        exit_after_success=options.after is not AfterCast.WAIT,
+    )
