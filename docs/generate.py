@@ -16,6 +16,7 @@ from docs import (
     command_reference,
     config_reference,
     log_reference,
+    netboot_reference,
     web_labels,
 )
 from docs.dashboards import DASHBOARDS
@@ -258,29 +259,36 @@ def dashboard_file(name: str) -> Callable[[], str]:
     return lambda: json.dumps(DASHBOARDS[name](), indent=1)
 
 
-def filled_page(name: str, mark: str, make: Callable[[], str]) -> Callable[[], str]:
-    """Return a function that returns a page, which is written by hand, with its tables up to date."""
+def filled_page(name: str, tables: dict[str, Callable[[], str]]) -> Callable[[], str]:
+    """Return a function that returns a page, which is written by hand, with its tables up to date, by their marks."""
 
     def page() -> str:
-        text, count = re.subn(
-            rf"(<!-- {re.escape(mark)} -->\n).*?(\n?<!-- end -->)",
-            lambda match: f"{match[1]}\n{make().strip()}\n\n<!-- end -->",
-            (DOCS / name).read_text(),
-            flags=re.DOTALL,
-        )
-        assert count == 1, f"{name} has no mark for {mark}"
+        text = (DOCS / name).read_text()
+        for mark, make in tables.items():
+            text, count = re.subn(
+                rf"(<!-- {re.escape(mark)} -->\n).*?(\n?<!-- end -->)",
+                lambda match, make=make: f"{match[1]}\n{make().strip()}\n\n<!-- end -->",
+                text,
+                flags=re.DOTALL,
+            )
+            assert count == 1, f"{name} has no mark for {mark}"
         return text
 
     return page
 
 
+FILLED: dict[str, dict[str, Callable[[], str]]] = {
+    "reference/image-format.md": {"protocol.image.image_format.tables()": image_format.tables},
+    "explanation/threat-model.md": {"attacks": attack_reference.attack_table},
+    "how-to/netboot-troubleshooting.md": {
+        "receiver.live.messages": netboot_reference.message_table,
+        "protocol.control.boot_parameters": netboot_reference.parameter_table,
+    },
+}
+"""Tables of pages that are written by hand, by their marks."""
+
 FILLED_PAGES: dict[str, Callable[[], str]] = {
-    "reference/image-format.md": filled_page(
-        "reference/image-format.md", "protocol.image.image_format.tables()", image_format.tables
-    ),
-    "explanation/threat-model.md": filled_page(
-        "explanation/threat-model.md", "attacks", attack_reference.attack_table
-    ),
+    name: filled_page(name, tables) for name, tables in FILLED.items()
 }
 
 

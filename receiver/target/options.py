@@ -70,13 +70,16 @@ def writing_options(command: _Command) -> _Command:
         full: bool,
         grow: bool,
         efi_label: str | None,
+        bootnext: bool,
         dry_run: bool = False,
         **others: object,
     ) -> None:
-        options = TargetOptions(partition, not full, dry_run, FitOptions(grow=grow, efi_label=efi_label))
+        fit = FitOptions(grow=grow, efi_label=efi_label, boot_next=bootnext)
+        options = TargetOptions(partition, not full, dry_run, fit)
         command(target_options=options, **others)
 
     for option in (
+        click.option("--bootnext", is_flag=True, help="Start the disk at the next boot, once (UEFI)."),
         click.option(
             "--efi-entry", "efi_label", metavar="LABEL", help="Create a UEFI boot entry of this name."
         ),

@@ -479,6 +479,46 @@ def test_an_entry_of_the_same_label_is_replaced_and_keeps_its_place(tmp_path: Pa
     assert "BOOT" in path
 
 
+BOOT_NEXT = FitOptions(boot_next=True)
+
+
+@pytest.mark.usefixtures("firmware")
+def test_the_next_boot_is_the_disk_and_the_network_stays_first(tmp_path: Path) -> None:
+    """Without it, a machine whose firmware asks the network first comes back to be imaged again."""
+    make_entries(tmp_path, "Network")
+    disk = loaded_disk(tmp_path)
+    assert disk.fit(BOOT_NEXT)[-1] == "The next boot starts diskcast disk, once."
+    entries = efi.list_entries()
+    labels = {entry.number: entry.label for entry in entries.entries}
+    assert [labels[number] for number in entries.order] == ["Network", "diskcast disk"]
+    following = run("efibootmgr").partition("BootNext: ")[2][:4]
+    assert labels[following] == "diskcast disk"
+    assert disk.fit(BOOT_NEXT) == ["The next boot starts diskcast disk, once."]
+    assert efi.list_entries() == entries
+
+
+@pytest.mark.usefixtures("firmware")
+def test_the_next_boot_is_the_named_entry_if_there_is_one(tmp_path: Path) -> None:
+    make_entries(tmp_path, "Network")
+    disk = loaded_disk(tmp_path)
+    sentences = disk.fit(FitOptions(efi_label="Room 12", boot_next=True))
+    assert sentences[-1] == "The next boot starts Room 12, once."
+    assert [entry.label for entry in efi.list_entries().entries] == ["Windows", "Network", "Room 12"]
+
+
+@pytest.mark.usefixtures("firmware")
+def test_a_next_boot_that_cant_be_set_is_no_failed_cast(tmp_path: Path) -> None:
+    disk = loaded_disk(tmp_path, loader="OTHER.EFI")
+    assert "couldn't be set as the next boot" in disk.fit(BOOT_NEXT)[-1]
+
+
+def test_a_machine_booted_by_bios_ignores_the_next_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efi, "FIRMWARE", tmp_path / "none")
+    assert not any("next boot" in sentence for sentence in loaded_disk(tmp_path).fit(BOOT_NEXT))
+
+
 def unique_guid(disk: Disk) -> str:
     return disk.table()["partitions"][0]["uuid"].lower()
 

@@ -45,6 +45,10 @@ _LOADERS: Final = {
 
 _ENTRY: Final = re.compile(r"^Boot([0-9A-Fa-f]{4})([* ]) ?(.*)$", re.MULTILINE)
 _ORDER: Final = re.compile(r"^BootOrder: *([0-9A-Fa-f,]+)", re.MULTILINE)
+_NEXT: Final = re.compile(r"^BootNext: *([0-9A-Fa-f]{4})", re.MULTILINE)
+
+BOOT_NEXT_LABEL: Final = "diskcast disk"
+"""Label of the entry for the next boot, where ``--efi-entry`` names no other one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,7 +135,14 @@ def order_argv(order: tuple[str, ...]) -> list[str]:
     return ["efibootmgr", "--bootorder", ",".join(order)]
 
 
-def new_order(before: BootEntries, after: BootEntries, label: str) -> tuple[str, ...] | None:
+def boot_next_argv(number: str) -> list[str]:
+    """Return the command that starts an entry at the next boot, once, before the boot order."""
+    return ["efibootmgr", "--bootnext", number]
+
+
+def new_order(
+    before: BootEntries, after: BootEntries, label: str, *, last: bool = False
+) -> tuple[str, ...] | None:
     """Return the boot order with the new entry at the place of the first old one; None if it is there already.
 
     A room's machines often boot from the network first: a replaced entry mustn't change that.
@@ -140,11 +151,12 @@ def new_order(before: BootEntries, after: BootEntries, label: str) -> tuple[str,
         before: entries before the new one was created.
         after: entries after it was created and the old ones with its label were removed.
         label: label of the entry.
+        last: put an entry without an old one behind all others, instead of before them.
     """
     old = {entry.number for entry in before.entries if entry.label == label}
     new = [entry.number for entry in after.entries if entry.label == label]
     place = next((index for index, number in enumerate(before.order) if number in old), None)
-    if place is None or len(new) != 1:
+    if len(new) != 1 or (place is None and not last):
         return None
     others = [number for number in before.order if number not in old and number != new[0]]
     ahead = sum(number not in old for number in before.order[:place])
@@ -213,7 +225,7 @@ def check_firmware() -> None:
     local_loader_name()
 
 
-def ensure_entry(disk: ToolDevice, read: Read, layout: DiskLayout, label: str) -> str:
+def ensure_entry(disk: ToolDevice, read: Read, layout: DiskLayout, label: str, *, last: bool = False) -> str:
     """Ensure that exactly one entry has this label, and that it boots this disk.
 
     The new entry is created before the old ones are removed, so that there is always one.
@@ -223,6 +235,7 @@ def ensure_entry(disk: ToolDevice, read: Read, layout: DiskLayout, label: str) -
         read: reads it; its errors propagate.
         layout: its partition table.
         label: label of the entry.
+        last: put a new entry behind all others in the boot order, instead of before them.
 
     Returns:
         A sentence about the change; empty if nothing was changed.
@@ -248,7 +261,7 @@ def ensure_entry(disk: ToolDevice, read: Read, layout: DiskLayout, label: str) -
     for number in stale:
         _change(delete_argv(number))
     after = list_entries()
-    order = new_order(before, after, label)
+    order = new_order(before, after, label, last=last)
     if order is not None:
         _change(order_argv(order))
         after = list_entries()
@@ -258,6 +271,23 @@ def ensure_entry(disk: ToolDevice, read: Read, layout: DiskLayout, label: str) -
         )
     replaced = f", which replaces {len(stale)} with that label" if stale else ""
     return f"The firmware now has the boot entry {label} for {wanted.loader} on partition {part.number}{replaced}."
+
+
+def set_boot_next(label: str) -> None:
+    """Start the entry with this label at the next boot, once.
+
+    Raises:
+        StepError: there is no such entry, or the firmware doesn't accept the setting.
+    """
+    number = next((entry.number for entry in list_entries().entries if entry.label == label), None)
+    if number is None:
+        raise StepError(f"the firmware has no entry {label}")
+    _change(boot_next_argv(number))
+    found = _NEXT.search(_run_efibootmgr(["efibootmgr", "--verbose"]))
+    if found is None or found[1].upper() != number:
+        raise StepError(
+            "efibootmgr reported success, but the firmware has no next boot: its store may be full"
+        )
 
 
 def list_entries() -> BootEntries:

@@ -76,6 +76,8 @@ class FitOptions:
     """Grow the last partition and its filesystem to the end of the disk."""
     efi_label: str | None = None
     """Label of the firmware boot entry to create; None for none."""
+    boot_next: bool = False
+    """Start the disk at the next boot, once, and keep the boot order; without UEFI, nothing."""
 
 
 NO_FIT: Final = FitOptions()
@@ -235,6 +237,8 @@ class _Fit:
                 self._make_entry(layout, self._options.efi_label)
             if self._options.grow:
                 self._grow(layout)
+            if self._options.boot_next:
+                self._start_at_next_boot(layout)
         finally:
             # The kernel's copy of the table is older than the image, even if a step failed.
             failure_text = reread_partition_table(self._target)
@@ -274,9 +278,24 @@ class _Fit:
 
     def _make_entry(self, layout: DiskLayout, label: str) -> None:
         with self._step("creating the boot entry"):
-            sentence = efi.ensure_entry(self._disk, self._read, layout, label)
+            sentence = efi.ensure_entry(self._disk, self._read, layout, label, last=self._options.boot_next)
         if sentence:
             self._done.append(sentence)
+
+    def _start_at_next_boot(self, layout: DiskLayout) -> None:
+        """Set the next boot; a failure is no error: the boot order or the boot service leads to the disk too."""
+        if not efi.FIRMWARE.is_dir() or efi.find_efi_partition(layout) is None:
+            return
+        self._on_step("setting the next boot")
+        label = self._options.efi_label or efi.BOOT_NEXT_LABEL
+        try:
+            if self._options.efi_label is None:
+                efi.ensure_entry(self._disk, self._read, layout, label, last=True)
+            efi.set_boot_next(label)
+        except StepError as error:
+            self._done.append(f"The disk couldn't be set as the next boot: {error}; the boot order decides.")
+        else:
+            self._done.append(f"The next boot starts {label}, once.")
 
     def _grow(self, layout: DiskLayout) -> None:
         obstacle = table.growth_obstacle(layout)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from protocol.control.boot_parameters import BootParameters, format_boot_parameters
 from receiver.live import messages
 from receiver.live.messages import CONSOLE_PREFIX, BootMessage
-
 from tests.support.machines.direct_boot import direct_boot
 from tests.support.machines.netboot_room import SERVER_URL, NetbootRoom
 from tests.support.machines.virtual_machine import Disk, MachineSpec, VirtualMachine, mac_of

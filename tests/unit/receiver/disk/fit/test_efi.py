@@ -124,6 +124,15 @@ def test_a_new_entry_stays_where_efibootmgr_puts_it() -> None:
     assert new_order(before, _entries({"0001": "net", "0002": "lab"}, "0002", "0001"), "lab") is None
 
 
+def test_a_new_entry_can_stay_behind_the_network() -> None:
+    """With ``--bootnext`` a room's machines continue to ask the network first."""
+    before = parse_entries(VERSION_18)
+    entry = BootEntry("0007", True, "lab", "")
+    after = BootEntries((*before.entries, entry), ("0007", "0003", "0001"))
+    assert new_order(before, after, "lab", last=True) == ("0003", "0001", "0007")
+    assert new_order(before, BootEntries(after.entries, ("0003", "0001", "0007")), "lab", last=True) is None
+
+
 def test_an_order_that_is_right_is_not_written_again() -> None:
     before = _entries({"0001": "lab", "0002": "net"}, "0001", "0002")
     assert new_order(before, _entries({"0002": "net", "0003": "lab"}, "0003", "0002"), "lab") is None

@@ -1,0 +1,159 @@
+"""The order of a start: settings, devices, findings, network, daemon, then the agent, the menu or a shell."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import psutil  # type: ignore[import-untyped]
+
+from protocol.constants import MIB
+from protocol.control.boot_parameters import AfterCast, BootMode, BootParameters
+from protocol.errors import ConfigurationError, DiskcastError, EnrolmentRefusedError
+from receiver.live.daemon_check import await_daemon
+from receiver.live.devices import start_udev
+from receiver.live.hardware_findings import read_findings
+from receiver.live.messages import (
+    AGENT_FAILED,
+    INVALID_SETTING,
+    NO_MENU,
+    NOT_ADMITTED,
+    UNKNOWN_PARAMETER,
+    BootStopError,
+)
+from receiver.live.network_setup import Lease, NetworkSetup, machine_name
+from receiver.live.reporter import BootReporter, LineReporter
+from receiver.live.settings import SettingsPaths, read_settings
+from receiver.service.agent_token import read_token, refuse_token_on_kernel_command_line
+from receiver.service.restart import restart_now
+
+RESTART_AFTER_S: Final = 60.0
+"""Time to read an error, and not to flood a boot server while a room's network is broken."""
+
+TOKEN_FILE: Final = Path("/etc/diskcast/token")
+"""A token for enrolment, inside a signed image."""
+
+AGENT_STARTED: Final = "agent started"
+"""Marker for tests, and for people who read a serial console's log."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LiveContext:
+    """The facts about this boot that the agent and the menu need.
+
+    Attributes:
+        parameters: settings of this boot.
+        lease: the address from DHCP; None without a network, which only the menu can do without.
+        name: name of this machine.
+        reporter: shows events to the person at the machine.
+    """
+
+    parameters: BootParameters
+    lease: Lease | None
+    name: str
+    reporter: BootReporter
+
+
+def main() -> int:
+    """Start the live system; return only when there is nothing else to do than to restart the machine."""
+    reporter = LineReporter()
+    try:
+        start(reporter)
+    except BootStopError as stop:
+        untouched = "nothing was written; " if stop.untouched else ""
+        reporter.stopped_by(str(stop), f"{untouched}restart in {RESTART_AFTER_S:.0f} s")
+        time.sleep(RESTART_AFTER_S)
+        with contextlib.suppress(ConfigurationError):  # process 1 tries it too
+            restart_now(AfterCast.REBOOT)
+    return 0
+
+
+def start(reporter: BootReporter) -> None:
+    """Run all steps.
+
+    Raises:
+        BootStopError: this machine can't be imaged.
+    """
+    memory_mb = psutil.virtual_memory().total // MIB
+    version = importlib.metadata.version("diskcast")
+    reporter.step(f"live system {version}, kernel {platform.release()}, {memory_mb} MB of memory")
+    parameters = read_settings(SettingsPaths())
+    try:
+        refuse_token_on_kernel_command_line()
+    except ConfigurationError as error:
+        raise BootStopError(INVALID_SETTING.text(error=error)) from error
+    for name in parameters.unknown:
+        reporter.step(UNKNOWN_PARAMETER.text(name=name))
+    start_udev()
+    for finding in read_findings():
+        reporter.step(finding)
+    _MODES[parameters.mode](parameters, reporter)
+
+
+def _run_agent(parameters: BootParameters, reporter: BootReporter) -> None:
+    """Receive casts of a daemon."""
+    context = connect(parameters, reporter)
+    reporter.step(f"daemon {await_daemon(parameters.servers, parameters.pins)}")
+    serve(context)
+
+
+def _run_menu(parameters: BootParameters, reporter: BootReporter) -> None:
+    """Run the menu for one machine."""
+    raise BootStopError(NO_MENU.text())
+
+
+def _run_shell(parameters: BootParameters, reporter: BootReporter) -> None:
+    """Replace this program by a shell."""
+    reporter.step("shell; the machine restarts when you leave it")
+    os.execv("/bin/busybox", ["busybox", "setsid", "cttyhack", "sh", "-l"])  # noqa: S606 - of the live system
+
+
+_MODES: Final[dict[BootMode, Callable[[BootParameters, BootReporter], None]]] = {
+    BootMode.RUN: _run_agent,
+    BootMode.MENU: _run_menu,
+    BootMode.SHELL: _run_shell,
+}
+
+
+def connect(parameters: BootParameters, reporter: BootReporter) -> LiveContext:
+    """Set the network up, and name this machine.
+
+    Raises:
+        BootStopError: there is no network.
+    """
+    lease = NetworkSetup(parameters, reporter.step).run()
+    server = f" from {lease.server}" if lease.server else ""
+    name = machine_name(lease)
+    reporter.step(f"network {lease.interface}, {lease.address}{server}, as {name}")
+    with contextlib.suppress(OSError):
+        socket.sethostname(name)
+    return LiveContext(parameters, lease, name, reporter)
+
+
+def serve(context: LiveContext) -> None:
+    """Run the agent until it restarts the machine.
+
+    Raises:
+        BootStopError: the daemon refuses this machine, or the agent stops with an error.
+    """
+    from receiver.live.agent_options import agent_options
+    from receiver.service.serve_casts import serve_casts
+
+    assert context.lease is not None, "only the menu runs without a network"
+    try:
+        token = context.parameters.boot_token or (read_token(TOKEN_FILE) if TOKEN_FILE.exists() else "")
+        options = agent_options(context.parameters, context.lease, context.name, token)
+        context.reporter.step(AGENT_STARTED)
+        serve_casts(options, context.reporter)
+    except EnrolmentRefusedError as error:
+        raise BootStopError(NOT_ADMITTED.text(reason=error), untouched=False) from error
+    except DiskcastError as error:
+        raise BootStopError(AGENT_FAILED.text(error=error), untouched=False) from error

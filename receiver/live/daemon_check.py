@@ -1,0 +1,60 @@
+"""The first contact with the daemon: it answers and has an accepted certificate, or the reason in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from protocol.errors import CertificateError, ConfigurationError
+from protocol.program.peer_trust import PeerTrust
+from receiver.live.messages import INVALID_SETTING, NO_DAEMON, NO_PIN, NO_SERVER, WRONG_PIN, BootStopError
+from receiver.reception.network.http_client import Unreachable
+from receiver.service.machine_credentials import MachineCredentials
+from receiver.service.server_client import ServerClient
+
+DAEMON_WAIT_S: Final = 60.0
+"""Time for one daemon to answer: longer than the restart of one, and of the switch port's spanning tree."""
+RETRY_S: Final = 2.0
+
+
+def await_daemon(servers: Sequence[str], pins: Sequence[str], wait_s: float = DAEMON_WAIT_S) -> str:
+    """Wait until a daemon answers, and return its URL.
+
+    Raises:
+        BootStopError: none is named, none answers in time, or none has an accepted certificate.
+    """
+    if not servers:
+        raise BootStopError(NO_SERVER.text())
+    if not pins and any(url.startswith("https:") for url in servers):
+        raise BootStopError(NO_PIN.text())
+    try:
+        trust = PeerTrust.of_options(pins, None)
+        clients = [ServerClient(url, MachineCredentials(""), trust) for url in servers]
+    except ConfigurationError as error:
+        raise BootStopError(INVALID_SETTING.text(error=error)) from error
+    return trio.run(_first_answer, clients, wait_s)
+
+
+async def _first_answer(clients: Sequence[ServerClient], wait_s: float) -> str:
+    deadline = trio.current_time() + wait_s
+    while True:
+        wrong: list[str] = []
+        silent: list[str] = []
+        for client in clients:
+            try:
+                await client.health()
+            except CertificateError as error:
+                wrong.append(str(error))
+            except Unreachable as error:
+                silent.append(str(error))
+            else:
+                return client.url
+        if wrong and not silent:
+            raise BootStopError(WRONG_PIN.text(reason=wrong[0]))
+        if trio.current_time() >= deadline:
+            raise BootStopError(
+                WRONG_PIN.text(reason=wrong[0]) if wrong else NO_DAEMON.text(reason=silent[0])
+            )
+        await trio.sleep(RETRY_S)
