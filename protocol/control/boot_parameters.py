@@ -51,7 +51,7 @@ _BOOTIF: Final = re.compile(r"01((?:-[0-9a-f]{2}){6})", re.IGNORECASE)
 """PXELINUX's form: the hardware type, here Ethernet, and the address."""
 
 
-class BootMode(enum.StrEnum):
+class LiveMode(enum.StrEnum):
     """The program that the live system starts."""
 
     RUN = "run"
@@ -110,7 +110,7 @@ class BootParameters:
     servers: tuple[str, ...] = ()
     pins: tuple[str, ...] = ()
     boot_token: str = dataclasses.field(default="", repr=False)
-    mode: BootMode = BootMode.RUN
+    mode: LiveMode = LiveMode.RUN
     target: str = "auto"
     after: AfterCast = AfterCast.REBOOT
     root_sha256: str = ""
@@ -268,7 +268,7 @@ PARAMETERS: Final = (
         "mode",
         "run | menu | shell",
         "Program to start: the agent, the menu for one machine, or a shell.",
-        _one_of(BootMode),
+        _one_of(LiveMode),
     ),
     BootParameter(
         "diskcast.target",

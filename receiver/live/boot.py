@@ -16,7 +16,7 @@ from typing import Final
 import psutil  # type: ignore[import-untyped]
 
 from protocol.constants import MIB
-from protocol.control.boot_parameters import AfterCast, BootMode, BootParameters
+from protocol.control.boot_parameters import AfterCast, BootParameters, LiveMode
 from protocol.errors import ConfigurationError, DiskcastError, EnrolmentRefusedError
 from receiver.live.daemon_check import await_daemon
 from receiver.live.devices import start_udev
@@ -116,10 +116,10 @@ def _run_shell(parameters: BootParameters, reporter: BootReporter) -> None:
     os.execv("/bin/busybox", ["busybox", "setsid", "cttyhack", "sh", "-l"])  # noqa: S606 - of the live system
 
 
-_MODES: Final[dict[BootMode, Callable[[BootParameters, BootReporter], None]]] = {
-    BootMode.RUN: _run_agent,
-    BootMode.MENU: _run_menu,
-    BootMode.SHELL: _run_shell,
+_MODES: Final[dict[LiveMode, Callable[[BootParameters, BootReporter], None]]] = {
+    LiveMode.RUN: _run_agent,
+    LiveMode.MENU: _run_menu,
+    LiveMode.SHELL: _run_shell,
 }
 
 

@@ -1,7 +1,7 @@
 """Hardware that the live system can't use: devices without a driver, and firmware that drivers miss.
 
 Findings come from sysfs, from the list of the drivers' devices (``modules.alias``) and from the kernel's log. A device
-whose driver is only absent is told apart from one that its driver refuses.
+whose driver is only absent is another finding than one that its driver refuses.
 """
 
 from __future__ import annotations

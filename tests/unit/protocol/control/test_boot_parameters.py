@@ -13,8 +13,8 @@ from protocol.control.boot_parameters import (
     PARAMETERS,
     AfterCast,
     BondMode,
-    BootMode,
     BootParameters,
+    LiveMode,
     format_boot_parameters,
     parse_boot_parameters_untrusted,
 )
@@ -29,7 +29,7 @@ EVERYTHING = BootParameters(
     servers=("https://10.0.0.1:7400", "https://[fd00::1]:7400"),
     pins=(pin_of(b"one"), pin_of(b"two")[:20]),
     boot_token=TOKEN,
-    mode=BootMode.MENU,
+    mode=LiveMode.MENU,
     target="auto:min=100G,max=600G",
     after=AfterCast.POWEROFF,
     root_sha256="0123456789abcdef" * 4,
@@ -73,7 +73,7 @@ def test_lists_join_the_last_word_counts_and_the_highest_floor() -> None:
         "diskcast.tag=a diskcast.tag=b,c"
     )
     assert found.servers == ("https://a:1", "https://b:2")
-    assert (found.mode, found.version_min, found.tags) == (BootMode.MENU, 9, {"a", "b", "c"})
+    assert (found.mode, found.version_min, found.tags) == (LiveMode.MENU, 9, {"a", "b", "c"})
     assert found.keys == (KEY, OTHER_KEY)
 
 
