@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from docs import (
+    agent_lock,
     api_reference,
     attack_reference,
     command_reference,
@@ -302,6 +303,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/log-events.md": log_reference.render,
     "../deploy/diskcast.toml": config_reference.render_example,
     "../sender/web/labels.generated.js": web_labels.render,
+    "../sender/netboot/build/agent.lock": agent_lock.render,
     **{f"../deploy/grafana/dashboards/{name}.json": dashboard_file(name) for name in DASHBOARDS},
 }
 FOLDERS: dict[str, Callable[[], dict[str, str]]] = {"reference/command-line": command_reference.render_pages}

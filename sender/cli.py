@@ -42,6 +42,9 @@ COMMANDS: Final = {
     "certificate": Implementation(
         "sender.serve.certificate_command:certificate", "Show and rotate the certificate of this machine."
     ),
+    "netboot": Implementation(
+        "sender.netboot.command:netboot", "Boot bare machines into the agent, from network or USB stick."
+    ),
     "doctor": Implementation(
         "sender.doctor.command:doctor", "Check this machine's requirements as sender or daemon."
     ),
