@@ -418,14 +418,14 @@ def fleet() -> Json:
             ),
             chart(
                 "Refused images and boot tokens",
-                "Images that machines refused by their trust in the last hour, and refused boot tokens.",
+                "Images that machines refused by their trust, and refused boot tokens.",
                 [
                     query(
-                        "sum by (reason) (increase(diskcast_image_refusals_total[1h]))",
+                        "sum by (reason) (increase(diskcast_image_refusals_total[$__rate_interval]))",
                         "image {{reason}}",
                     ),
                     query(
-                        "sum by (reason) (increase(diskcast_boot_token_refusals_total[1h]))",
+                        "sum by (reason) (increase(diskcast_boot_token_refusals_total[$__rate_interval]))",
                         "boot token {{reason}}",
                     ),
                 ],

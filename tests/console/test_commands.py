@@ -82,7 +82,7 @@ def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
     assert "dct_enrol_" not in commands[1], "every user of the machine can read its command lines"
     assert refused(run("machines", "approve", "pc03", "--code", "AAAAAA"))
     assert answer("machines", "boot", "pc03", "--live")["count"] == 1
-    assert "next boot      live system" in succeeded(run("machines", "show", "pc03")).stdout
+    assert "next boot  live system" in succeeded(run("machines", "show", "pc03")).stdout
     answer("machines", "boot", "pc03", "--planned")
     assert "live system" not in succeeded(run("machines", "show", "pc03")).stdout
     changed = answer("rooms", "change", "lab-1", "--unknown-machines", "ask", "--no-boot-menu")
