@@ -197,6 +197,7 @@ PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
         ProblemKind.DISK: "Disk",
         ProblemKind.CLOCK: "Clock",
         ProblemKind.ENROLMENT: "Enrolment",
+        ProblemKind.REQUEST: "Request",
         ProblemKind.CERTIFICATE: "Certificate",
     }
 )

@@ -270,6 +270,26 @@ class Optional:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Listed:
+    """At most ``count_max`` values of one kind."""
+
+    kind: JsonField
+    count_max: int
+
+    def encode(self, value: object) -> object:
+        """Return the list."""
+        assert isinstance(value, tuple)
+        assert len(value) <= self.count_max
+        return [self.kind.encode(one) for one in value]
+
+    def decode_untrusted(self, name: str, value: object) -> tuple[object, ...]:
+        """Return the values, in their order."""
+        if not isinstance(value, list) or len(value) > self.count_max:
+            raise ProtocolError(f"{name}: expected a list of at most {self.count_max}")
+        return tuple(self.kind.decode_untrusted(name, one) for one in value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class HardwareAddresses:
     """At most ``count_max`` MAC addresses of six bytes."""
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from protocol.constants import INVENTORY_ENTRIES_MAX, INVENTORY_KEY_BYTES_MAX, INVENTORY_VALUE_BYTES_MAX
 from protocol.control.check_in import ASSIGNMENT, CAST_OUTCOME, CHECK_IN, CHECK_IN_ANSWER
 from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
+from protocol.control.image_requests import IMAGE_CHOICE, LIBRARY_IMAGE, LIBRARY_IMAGES, REQUEST_STATUS
 from protocol.schema.json_fields import (
     Address,
     Boolean,
@@ -21,8 +22,10 @@ from protocol.schema.json_fields import (
     InventoryField,
     JsonField,
     JsonRecord,
+    Listed,
     Number,
     Optional,
+    PrintableLines,
     PrintableText,
 )
 from sender.api.guard.auth import SESSION_COOKIE, Access
@@ -66,7 +69,7 @@ def complete_document(document: dict[str, Any], operations: Iterable[Operation])
     )
     schemas.update(problem.pop("$defs", {}))
     schemas["ProblemDocument"] = problem
-    schemas.update(_check_in_schemas())
+    schemas.update(_agent_schemas())
     document["components"]["responses"] = {_response_name(status): _problem(status) for status in _MEANINGS}
     for schema in schemas.values():
         _without_titles(schema)
@@ -195,12 +198,15 @@ def _complete_body(entry: dict[str, Any], operation: Operation) -> None:
                 }
             },
         }
-    elif operation.endpoint.__name__ == "check_in":
-        reference = {"$ref": "#/components/schemas/CheckIn"}
-        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
-        entry["responses"]["200"]["content"] = {
-            "application/json": {"schema": {"$ref": "#/components/schemas/CheckInAnswer"}}
-        }
+    elif operation.endpoint.__name__ in _AGENT_MESSAGES:
+        asked, answered = _AGENT_MESSAGES[operation.endpoint.__name__]
+        if asked is not None:
+            entry["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": _schema(asked)}},
+            }
+        content = {"application/json": {"schema": _schema(answered)}}
+        entry["responses"][str(int(operation.status))]["content"] = content
     elif operation.endpoint.__name__ == "get_document":
         entry["responses"]["200"]["content"] = {"application/json": {"schema": {"type": "object"}}}
 
@@ -212,6 +218,7 @@ def _role(access: Access) -> str:
         Access.OPERATE: "`operate`",
         Access.ENROL: "`enrol`",
         Access.BOOT: "`boot` or `operate`",
+        Access.MACHINE: "none; the secret of the machine",
         Access.OPEN: "none",
     }[access]
 
@@ -224,12 +231,26 @@ _RECORDS: Final = (
     (CHECK_IN, "CheckIn", "Report of an agent about itself."),
     (ASSIGNMENT, "Assignment", "The cast that a machine joins, and its control URL."),
     (CHECK_IN_ANSWER, "CheckInAnswer", "The machine's id, and the cast that it joins."),
+    (LIBRARY_IMAGE, "LibraryImage", "An image that a machine may request."),
+    (LIBRARY_IMAGES, "LibraryImages", "The images that a machine may request, by name."),
+    (IMAGE_CHOICE, "ImageChoice", "The image and the disk that a technician chose at a machine."),
+    (REQUEST_STATUS, "RequestStatus", "A machine's request, as its own screen shows it."),
 )
 
+_AGENT_MESSAGES: Final[Mapping[str, tuple[JsonRecord[Any] | None, JsonRecord[Any]]]] = {
+    "check_in": (CHECK_IN, CHECK_IN_ANSWER),
+    "list_machine_images": (None, LIBRARY_IMAGES),
+    "request_image": (IMAGE_CHOICE, REQUEST_STATUS),
+    "get_image_request": (None, REQUEST_STATUS),
+}
+"""Body and response of the operations of agents, by endpoint."""
 
-def _check_in_schemas() -> dict[str, Any]:
+
+def _agent_schemas() -> dict[str, Any]:
     schemas = {name: _table(record.fields, description) for record, name, description in _RECORDS}
-    schemas["CheckInAnswer"]["required"] = list(CHECK_IN_ANSWER.fields)  # the daemon sends every field
+    for record, name, _ in _RECORDS:
+        if record in (CHECK_IN_ANSWER, REQUEST_STATUS):
+            schemas[name]["required"] = list(record.fields)  # the daemon sends every field
     return schemas
 
 
@@ -263,18 +284,14 @@ def _schema(kind: JsonField) -> dict[str, Any]:
             return {"type": "number", "minimum": 0, "maximum": kind.high}
         case Boolean():
             return {"type": "boolean"}
-        case HexBytes() | HexInteger() | DecimalText():
-            return {"type": "string", "pattern": _digits_pattern(kind)}
-        case ChoiceField():
-            return {"type": "string", "enum": list(kind.choices)}
-        case Address():
-            return {"type": "string", "description": "An IP address."}
         case HardwareAddresses():
             return {
                 "type": "array",
                 "maxItems": kind.count_max,
                 "items": {"type": "string", "pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
             }
+        case Listed():
+            return {"type": "array", "maxItems": kind.count_max, "items": _schema(kind.kind)}
         case InventoryField():
             return {
                 "type": "object",
@@ -282,12 +299,21 @@ def _schema(kind: JsonField) -> dict[str, Any]:
                 "propertyNames": _schema(PrintableText(INVENTORY_KEY_BYTES_MAX, bytes_min=1)),
                 "additionalProperties": _schema(PrintableText(INVENTORY_VALUE_BYTES_MAX)),
             }
+        case _:
+            return {"type": "string", **_text_limits(kind)}
+
+
+def _text_limits(kind: JsonField) -> dict[str, Any]:
+    match kind:
+        case HexBytes() | HexInteger() | DecimalText():
+            return {"pattern": _digits_pattern(kind)}
+        case ChoiceField():
+            return {"enum": list(kind.choices)}
+        case Address():
+            return {"description": "An IP address."}
+        case PrintableLines():
+            return {"maxLength": kind.bytes_max}
         case PrintableText():
-            return {
-                "type": "string",
-                "minLength": kind.bytes_min,
-                "maxLength": kind.bytes_max,
-                "pattern": "^[ -~]*$",
-            }
+            return {"minLength": kind.bytes_min, "maxLength": kind.bytes_max, "pattern": "^[ -~]*$"}
         case _:
             raise AssertionError(f"unknown kind of field: {kind}")

@@ -16,6 +16,7 @@ from sender.api.routes import (
     casts,
     dashboard,
     events,
+    image_requests,
     images,
     machines,
     records,
@@ -27,7 +28,7 @@ from sender.api.routes import (
 )
 from sender.store.records.boots import BOOT_PATH
 
-_OPEN, _VIEW, _OPERATE = Access.OPEN, Access.VIEW, Access.OPERATE
+_OPEN, _VIEW, _OPERATE, _MACHINE = Access.OPEN, Access.VIEW, Access.OPERATE, Access.MACHINE
 _CREATED, _ACCEPTED, _NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
 _CONFLICT = (HTTPStatus.CONFLICT,)
 _METRICS_TYPE = "text/plain"
@@ -42,7 +43,7 @@ TAGS: Final = {
     "tokens": "API tokens and their roles.",
     "records": "History of casts, and the audit of all changes.",
     "live": "Live state as server-sent events.",
-    "agents": "Check-ins of the agents on machines.",
+    "agents": "Check-ins of the agents on machines, and requests that technicians make there.",
     "boots": "Boots over the network.",
 }
 
@@ -119,6 +120,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _order("/machines/{machine_id}/revoke", machines.revoke_machine, "machines"),
     _order("/machines/{machine_id}/readmit", machines.readmit_machine, "machines"),
     _read("/machines/{machine_id}/history", machines.list_machine_history, "machines"),
+    _read("/machines/{machine_id}/images", image_requests.list_machine_images, "agents", _MACHINE),
+    Operation("POST", "/machines/{machine_id}/requests", _MACHINE, image_requests.request_image, "agents",
+              _CREATED, Body.JSON, problems=_CONFLICT),
+    _order("/machines/{machine_id}/requests/approve", image_requests.approve_image_request, "machines",
+           _CREATED, Body.JSON),
+    _order("/machines/{machine_id}/requests/decline", image_requests.decline_image_request, "machines",
+           body=Body.JSON),
+    _read("/machines/{machine_id}/requests/{code}", image_requests.get_image_request, "agents", _MACHINE),
+    _read("/requests", image_requests.list_image_requests, "machines"),
     _read("/casts", casts.list_casts, "casts"),
     _create("/casts", casts.add_cast, "casts"),
     _read("/casts/{cast_id}", casts.get_cast, "casts"),

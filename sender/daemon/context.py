@@ -13,6 +13,7 @@ from sender.daemon.check_in import CheckInHandler
 from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.health import HealthMonitor
+from sender.daemon.image_request_desk import ImageRequestDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.live_state import LiveState
 from sender.daemon.machine_access import MachineAccess
@@ -39,6 +40,7 @@ class Services:
         desk: claims of machines that enrol.
         boots: decisions about boots over the network.
         booting: machines that load the live system.
+        image_requests: requests of machines to be imaged.
         started_at: start of this process.
         pin: pin of the daemon's certificate.
     """
@@ -57,6 +59,7 @@ class Services:
     desk: EnrolmentDesk
     boots: BootDecisions
     booting: BootingMachines
+    image_requests: ImageRequestDesk
     health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime

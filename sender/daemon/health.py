@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sender.daemon.enrolment_desk import EnrolmentDesk
+from sender.daemon.image_request_desk import ImageRequestDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.identity.certificate import EXPIRES_SOON, Certificate
 from sender.library.library import Library
@@ -29,6 +30,7 @@ class HealthMonitor:
         library: Library,
         registry: CastRegistry,
         desk: EnrolmentDesk,
+        image_requests: ImageRequestDesk,
         certificate: Certificate,
     ) -> None:
         self._store = store
@@ -36,6 +38,7 @@ class HealthMonitor:
         self._library = library
         self._registry = registry
         self._desk = desk
+        self._image_requests = image_requests
         self._certificate = certificate
 
     def problems(self) -> list[Problem]:
@@ -45,6 +48,7 @@ class HealthMonitor:
             self._recorder.problem,
             *self._library.problems(),
             *self._desk.problems(),
+            *self._image_requests.problems(),
             *self._blocked_reads(),
             self._certificate_problem(datetime.now(UTC)),
         ]

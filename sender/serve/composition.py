@@ -15,6 +15,7 @@ from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.event_topics import OverviewTopic
 from sender.daemon.health import HealthMonitor
+from sender.daemon.image_request_desk import ImageRequestDesk
 from sender.daemon.jobs.cast_executor import CastExecutor
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
@@ -62,14 +63,14 @@ def compose_daemon(
     access = MachineAccess(store, recorder, registry)
     desk = EnrolmentDesk(store, presence, access, EnrolmentMode(config.server.enrolment))
     tickets = TicketOffice(store)
-    health = HealthMonitor(store, recorder, library, registry, desk, certificate)
+    commands = CastCommands(store, library, recorder, registry, owner)
+    image_requests = ImageRequestDesk(store, library, commands, encrypt=config.casts.encrypt)
+    health = HealthMonitor(store, recorder, library, registry, desk, image_requests, certificate)
     booting = BootingMachines(store, registry)
     live_state = LiveState(store, registry, presence, booting)
     feed = EventFeed(
         store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
     )
-    commands = CastCommands(store, library, recorder, registry, owner)
-
     ended = EndedMachines(store, registry)
     check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets, ended)
     boots = BootDecisions(store, registry, ended, booting, UnknownMachines(config.server.unknown_machines))
@@ -112,6 +113,7 @@ def compose_daemon(
         desk=desk,
         boots=boots,
         booting=booting,
+        image_requests=image_requests,
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),
         started_at=datetime.now(UTC),

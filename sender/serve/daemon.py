@@ -159,6 +159,7 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
         "revocations": services.access.run(),
         "claims": services.desk.run(),
         "booting machines": services.booting.run(),
+        "image requests": services.image_requests.run(),
         "live feed": services.feed.run(),
         "schedules": run_schedules(store, services.commands),
         "retention": run_retention(store, config.history.retention_days),

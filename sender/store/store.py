@@ -30,6 +30,7 @@ from sender.store.repositories.credentials import Credentials
 from sender.store.repositories.enrolments import Enrolments
 from sender.store.repositories.history import History
 from sender.store.repositories.idempotency import IdempotencyKeys
+from sender.store.repositories.image_requests import ImageRequests
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
@@ -70,6 +71,7 @@ class Store:
         self.machines = Machines(database, self.audit)
         self.boots = Boots(database, self.audit, self.machines, self.rooms)
         self.enrolments = Enrolments(database, self.audit, self.machines, self.boots)
+        self.image_requests = ImageRequests(database, self.audit)
         self.casts = Casts(database, self.audit)
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)

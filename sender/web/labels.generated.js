@@ -252,6 +252,7 @@ export const PROBLEM_KINDS = {
   "disk": "Disk",
   "clock": "Clock",
   "enrolment": "Enrolment",
+  "request": "Request",
   "certificate": "Certificate"
 };
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 
 from protocol.constants import MANIFEST_HASH_BYTES, WIRE_VERSION
-from protocol.control import check_in
+from protocol.control import check_in, image_requests
 from protocol.control import control_messages as messages
 from protocol.control.boot_parameters import parse_boot_parameters_untrusted
 from protocol.errors import ConfigurationError, JoinRefusedError, ProtocolError, WireVersionError
@@ -105,6 +105,9 @@ TARGETS = (
     _record("completion", messages.COMPLETION),
     _record("check-in", check_in.CHECK_IN),
     _record("answer to a check-in", check_in.CHECK_IN_ANSWER),
+    _record("images that a machine may request", image_requests.LIBRARY_IMAGES),
+    _record("request for an image", image_requests.IMAGE_CHOICE),
+    _record("state of a request", image_requests.REQUEST_STATUS),
     Target(
         "kernel command line",
         lambda data: parse_boot_parameters_untrusted(data.decode(errors="replace")),

@@ -82,6 +82,8 @@ def sample_json(kind: object, pick: random.Random) -> object:
             return pick.choice(list(kind.choices))
         case fields.Optional():
             return None if pick.random() < 0.3 else sample_json(kind.kind, pick)
+        case fields.Listed():
+            return [sample_json(kind.kind, pick) for _ in range(pick.choice((0, 1, min(3, kind.count_max))))]
         case fields.JsonRecord():
             return sample_object(kind.fields, pick)
     raise TypeError(f"no samples for {kind}: add its class here")

@@ -62,6 +62,8 @@ class Access(enum.Enum):
     ENROL = "enrol"
     BOOT = "boot"
     """``boot``, or ``operate``: a boot service on the daemon's machine uses the operator's token there."""
+    MACHINE = "machine"
+    """The secret of a machine, which no token replaces."""
     METRICS = "metrics"
     """``VIEW``, or none if ``metrics.public`` is set."""
 
@@ -72,6 +74,7 @@ _ROLES: Final = {
     Access.OPERATE: frozenset({Role.OPERATE}),
     Access.ENROL: frozenset({Role.ENROL}),
     Access.BOOT: frozenset({Role.BOOT, Role.OPERATE}),
+    Access.MACHINE: frozenset(),
 }
 
 
@@ -97,6 +100,8 @@ class Principal:
 
     def may(self, access: Access) -> bool:
         """Return whether this principal may use a route of ``access``."""
+        if access is Access.MACHINE:
+            return bool(self.machine_id)
         return access is Access.OPEN or self.role in _ROLES[access]
 
     def actor(self, request_id: str) -> Actor:
@@ -180,9 +185,10 @@ class Authenticator:
         if not principal.may(access):
             count_rejection(connection, Rejection.FORBIDDEN)
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
+            needed = f"a token of role {needed}" if needed else "the machine's own secret"
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
-                f"the token {principal.name!r} has the role {principal.role}; use a token of role {needed}",
+                f"the token {principal.name!r} has the role {principal.role}; use {needed}",
             )
         admit(connection)
         return principal
@@ -287,7 +293,7 @@ class Authenticator:
 
     async def _principal(self, connection: HTTPConnection, access: Access) -> Principal:
         scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
-        if access is Access.ENROL and secret.strip().startswith(SECRET_PREFIX):
+        if access in (Access.ENROL, Access.MACHINE) and secret.strip().startswith(SECRET_PREFIX):
             return await self._machine(secret.strip(), connection)
         if access is Access.ENROL and secret.strip().startswith(BOOT_TOKEN_PREFIX):
             return await self._boot(secret.strip(), connection)

@@ -16,6 +16,7 @@ from sender.api.bodies.request_models import (
 
 CastIdPath = Annotated[str, Path(pattern=CAST_ID_PATTERN, examples=["1a2b3c4d"])]
 ImageIdPath = Annotated[str, Path(pattern=IMAGE_ID_PATTERN, max_length=80, examples=["9f86d081884c7d65" * 4])]
+RequestCodePath = Annotated[str, Path(pattern="^[0-9A-Z]{1,16}$", examples=["7KX2QM"])]
 MachineIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=MACHINE_ID_CHARACTERS_MAX)]
 RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]
 ScheduleIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]

@@ -136,6 +136,25 @@ boot_tokens = sa.Table(
 """Single-use bearers of machines that boot the live system. ``run_hash`` is that of the agent's run that used one,
 ``misused_at`` the time of the last audit entry about another agent."""
 
+image_requests = sa.Table(
+    "image_requests",
+    metadata,
+    sa.Column(
+        "machine_id", CleanText(), sa.ForeignKey("machines.machine_id", ondelete="CASCADE"), primary_key=True
+    ),
+    _text("code"),
+    _text("image_id"),
+    _text("image_name"),
+    _text("disk"),
+    _text("address"),
+    sa.Column("asked_at", UtcTime(), nullable=False),
+    _text("state"),
+    _text("cast_id"),
+    _text("decided_by"),
+    sa.Index(None, "state", "asked_at"),
+)
+"""The last request of each machine to be imaged; the audit log has the earlier ones."""
+
 casts = sa.Table(
     "casts",
     metadata,

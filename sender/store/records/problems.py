@@ -17,6 +17,7 @@ class ProblemKind(OpenStrEnum):
     DISK = "disk"
     CLOCK = "clock"
     ENROLMENT = "enrolment"
+    REQUEST = "request"
     CERTIFICATE = "certificate"
 
 
@@ -25,7 +26,8 @@ class Problem:
     """A current problem for the operator.
 
     Attributes:
-        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``, ``enrolment``, ``certificate``.
+        kind: one of ``database``, ``library``, ``cast``, ``disk``, ``clock``, ``enrolment``, ``request``,
+            ``certificate``.
         text: the thing, the cause and the fix.
     """
 

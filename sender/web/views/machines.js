@@ -4,6 +4,7 @@ import { all, get } from "../api.js";
 import { fill, h, icon } from "../dom.js";
 import { showError } from "../toasts.js";
 import { agoElement, dataTable, emptyState, pagedTable, pageHead, section } from "../components.js";
+import { requestsSection } from "../image_requests.js";
 import { hardwareText } from "../machine_boots.js";
 import { addMachines, approveButton, enrolmentCell } from "../machine_enrolment.js";
 import { to } from "../router.js";
@@ -17,13 +18,21 @@ const REFRESH_MS = 10_000; // the live stream doesn't have the machines of all r
  */
 export async function show({ signal, reload }) {
   const waiting = h("div", { class: "waiting-machines" });
+  const requested = h("div", { class: "waiting-machines" });
   let waitingShown = "";
+  let requestedShown = "";
   const drawWaiting = (/** @type {any[]} */ machines) => {
     const found = machines.filter((machine) => machine.enrolment === "waiting");
     const key = JSON.stringify(found.map((machine) => [machine.machine_id, machine.approval_code]));
     if (key === waitingShown) return;
     waitingShown = key;
     fill(waiting, found.length > 0 && waitingSection(found, reload));
+  };
+  const drawRequested = (/** @type {any[]} */ requests) => {
+    const key = JSON.stringify(requests.map((request) => [request.machine_id, request.code]));
+    if (key === requestedShown) return;
+    requestedShown = key;
+    fill(requested, requests.length > 0 && requestsSection(requests, reload));
   };
   const table = await pagedTable({
     caption: "All machines",
@@ -43,16 +52,17 @@ export async function show({ signal, reload }) {
   });
   const refresh = async () => {
     if (document.hidden) return;
-    const machines = await all("/machines", {}, signal);
+    const [machines, requests] = await Promise.all([all("/machines", {}, signal), get("/requests", {}, signal)]);
     for (const machine of machines) table.redraw(machine);
     drawWaiting(machines);
+    drawRequested(requests.items);
   };
   await refresh();
   const timer = window.setInterval(() => refresh().catch(() => {}), REFRESH_MS); // the frame shows a lost connection
   signal.addEventListener("abort", () => window.clearInterval(timer), { once: true });
   return {
     title: "Machines",
-    element: h("div", {}, pageHead("All machines", { back: ["#/rooms", "Rooms"], lead: "Including machines without a room. Open one to assign it to a room.", actions: mayOperate() && h("button", { type: "button", class: "button primary", onclick: () => addMachines() }, icon("plus"), "Add machines") }), waiting, h("div", { class: "card" }, table.element)),
+    element: h("div", {}, pageHead("All machines", { back: ["#/rooms", "Rooms"], lead: "Including machines without a room. Open one to assign it to a room.", actions: mayOperate() && h("button", { type: "button", class: "button primary", onclick: () => addMachines() }, icon("plus"), "Add machines") }), requested, waiting, h("div", { class: "card" }, table.element)),
   };
 }
 
