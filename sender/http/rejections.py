@@ -15,6 +15,8 @@ class Api(enum.StrEnum):
     DAEMON = "daemon"
     CAST = "cast"
     """The control API of any cast."""
+    NETBOOT = "netboot"
+    """The files and scripts of a boot service."""
 
 
 class Rejection(enum.StrEnum):

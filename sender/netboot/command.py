@@ -16,6 +16,16 @@ COMMANDS: Final = {
         "sender.netboot.usb.command:usb",
         "Write a boot medium as a USB stick, for BIOS, UEFI and Secure Boot.",
     ),
+    "serve": Implementation(
+        "sender.netboot.serve.command:serve", "Boot the machines of a network: DHCP, TFTP, HTTP."
+    ),
+    "print-config": Implementation(
+        "sender.netboot.print_config.command:print_config",
+        "Print the settings of another DHCP server for booting machines.",
+    ),
+    "doctor": Implementation(
+        "sender.netboot.doctor.command:doctor", "Watch machines boot, and name the cause when they don't."
+    ),
 }
 """Each module is imported when it is used."""
 
@@ -27,5 +37,6 @@ def netboot() -> None:
     \b
     Examples:
       diskcast netboot build -o boot
+      diskcast netboot serve boot --interface eth1
       diskcast netboot usb boot -o stick.img
     """  # noqa: D301

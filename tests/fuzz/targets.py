@@ -8,6 +8,7 @@ from tests.fuzz import (
     control_targets,
     http_targets,
     image_targets,
+    netboot_targets,
     session_targets,
     trust_targets,
     wire_targets,
@@ -21,6 +22,7 @@ TARGETS: Final[tuple[Target, ...]] = (
     *trust_targets.TARGETS,
     *session_targets.TARGETS,
     *http_targets.TARGETS,
+    *netboot_targets.TARGETS,
 )
 
 

@@ -1,0 +1,1 @@
+"""``diskcast netboot print-config``: the settings of other DHCP servers for booting machines."""

@@ -1,0 +1,51 @@
+"""``diskcast netboot print-config``: its options."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import click
+
+from protocol.errors import ConfigurationError
+from sender.netboot.print_config.dhcp_settings import DhcpServerKind, DhcpSettings, render_settings
+from sender.netboot.serve.boot_files import HTTP_PORT_DEFAULT, ServiceAddress
+
+
+@click.command("print-config")
+@click.argument(
+    "dhcp_server", metavar="DHCP_SERVER", type=click.Choice([kind.value for kind in DhcpServerKind])
+)
+@click.option(
+    "--address",
+    required=True,
+    metavar="ADDRESS",
+    help="IPv4 address of the boot service for the machines.",
+)
+@click.option(
+    "--http-port",
+    metavar="P",
+    type=click.IntRange(1, 65535),
+    default=HTTP_PORT_DEFAULT,
+    show_default=True,
+    help="TCP port of boot scripts and files.",
+)
+@click.option("--secure-boot", is_flag=True, help="Boot UEFI machines by Debian's signed shim and GRUB.")
+def print_config(dhcp_server: str, address: str, http_port: int, secure_boot: bool) -> None:
+    """Print the settings by which a DHCP server names the boot files.
+
+    For networks where `diskcast netboot serve` can't add them itself: machines that ignore its offers, Secure Boot with
+    GRUB, or a DHCP server on the same machine. DHCP_SERVER is dnsmasq, isc, kea, windows, mikrotik or openwrt.
+
+    \b
+    Examples:
+      diskcast netboot print-config dnsmasq --address 10.0.0.2
+      diskcast netboot print-config windows --address 10.0.0.2 --secure-boot > diskcast.ps1
+    """  # noqa: D301
+    try:
+        parsed = ipaddress.IPv4Address(address)
+    except ipaddress.AddressValueError as error:
+        raise ConfigurationError(
+            f"--address {address!r} isn't an IPv4 address: give the one of `diskcast netboot serve`"
+        ) from error
+    settings = DhcpSettings(ServiceAddress(parsed, http_port), secure_boot)
+    click.echo(render_settings(DhcpServerKind(dhcp_server), settings), nl=False)
