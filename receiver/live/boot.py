@@ -23,6 +23,7 @@ from receiver.live.devices import start_udev
 from receiver.live.hardware_findings import read_findings
 from receiver.live.messages import (
     AGENT_FAILED,
+    DEVICES_MISSED,
     INVALID_SETTING,
     NO_MENU,
     NOT_ADMITTED,
@@ -92,7 +93,9 @@ def start(reporter: BootReporter) -> None:
         raise BootStopError(INVALID_SETTING.text(error=error)) from error
     for name in parameters.unknown:
         reporter.step(UNKNOWN_PARAMETER.text(name=name))
-    start_udev()
+    missed = start_udev()
+    if missed:
+        reporter.step(DEVICES_MISSED.text(reason=missed))
     for finding in read_findings():
         reporter.step(finding)
     _MODES[parameters.mode](parameters, reporter)
@@ -101,7 +104,7 @@ def start(reporter: BootReporter) -> None:
 def _run_agent(parameters: BootParameters, reporter: BootReporter) -> None:
     """Receive casts of a daemon."""
     context = connect(parameters, reporter)
-    reporter.step(f"daemon {await_daemon(parameters.servers, parameters.pins)}")
+    reporter.step(f"daemon {await_daemon(parameters.servers, parameters.pins, reporter.step)}")
     serve(context)
 
 

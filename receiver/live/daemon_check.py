@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -19,8 +19,16 @@ DAEMON_WAIT_S: Final = 60.0
 RETRY_S: Final = 2.0
 
 
-def await_daemon(servers: Sequence[str], pins: Sequence[str], wait_s: float = DAEMON_WAIT_S) -> str:
+def await_daemon(
+    servers: Sequence[str], pins: Sequence[str], report: Callable[[str], None], wait_s: float = DAEMON_WAIT_S
+) -> str:
     """Wait until a daemon answers, and return its URL.
+
+    Args:
+        servers: URLs of daemons of one database.
+        pins: pins of their certificates.
+        report: shows a step.
+        wait_s: time for one of them to answer.
 
     Raises:
         BootStopError: none is named, none answers in time, or none has an accepted certificate.
@@ -34,11 +42,12 @@ def await_daemon(servers: Sequence[str], pins: Sequence[str], wait_s: float = DA
         clients = [ServerClient(url, MachineCredentials(""), trust) for url in servers]
     except ConfigurationError as error:
         raise BootStopError(INVALID_SETTING.text(error=error)) from error
-    return trio.run(_first_answer, clients, wait_s)
+    return trio.run(_first_answer, clients, report, wait_s)
 
 
-async def _first_answer(clients: Sequence[ServerClient], wait_s: float) -> str:
+async def _first_answer(clients: Sequence[ServerClient], report: Callable[[str], None], wait_s: float) -> str:
     deadline = trio.current_time() + wait_s
+    reported = False
     while True:
         wrong: list[str] = []
         silent: list[str] = []
@@ -57,4 +66,7 @@ async def _first_answer(clients: Sequence[ServerClient], wait_s: float) -> str:
             raise BootStopError(
                 WRONG_PIN.text(reason=wrong[0]) if wrong else NO_DAEMON.text(reason=silent[0])
             )
+        if not reported:
+            report(f"waiting for the daemon: {(silent or wrong)[0]}")
+            reported = True
         await trio.sleep(RETRY_S)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-from pathlib import Path
 from typing import Final
 
 SETTLE_TIMEOUT_S: Final = 60
 """A disk controller with many disks takes a while; what appears later is found later."""
 
-_DAEMONS: Final = (Path("/lib/systemd/systemd-udevd"), Path("/usr/lib/systemd/systemd-udevd"))
+_STEPS: Final = (
+    # udevd is udevadm by another name.
+    ("systemd-udevd", "--daemon"),
+    ("udevadm", "trigger", "--action=add", "--type=subsystems"),
+    ("udevadm", "trigger", "--action=add", "--type=devices"),
+    ("udevadm", "settle", f"--timeout={SETTLE_TIMEOUT_S}"),
+)
 
 
-def start_udev() -> None:
-    """Start udev, and wait until it has handled every device; errors leave a machine with fewer devices."""
-    daemon = next((path for path in _DAEMONS if path.exists()), None)
-    if daemon is None:
-        return
-    for argv in (
-        [str(daemon), "--daemon"],
-        ["udevadm", "trigger", "--action=add", "--type=subsystems"],
-        ["udevadm", "trigger", "--action=add", "--type=devices"],
-        ["udevadm", "settle", f"--timeout={SETTLE_TIMEOUT_S}"],
-    ):
+def start_udev() -> str:
+    """Start udev, and wait until it has handled every device.
+
+    Returns:
+        The reason for which it may have missed devices; empty on success.
+    """
+    program = shutil.which("udevadm")
+    if program is None:
+        return "udevadm isn't installed"
+    for argv in _STEPS:
         try:
-            subprocess.run(
+            done = subprocess.run(
                 argv,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=SETTLE_TIMEOUT_S + 10,
+                executable=program,
+                capture_output=True,
+                text=True,
+                timeout=2 * SETTLE_TIMEOUT_S,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{' '.join(argv)}: {error}"
+        if done.returncode != 0:
+            return f"{' '.join(argv)}: {done.stderr.strip() or f'exit code {done.returncode}'}"
+    return ""

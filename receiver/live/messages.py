@@ -114,6 +114,12 @@ PROGRAM_FAILED: Final = BootMessage(
 
 # -- hardware (receiver.live.hardware_findings) --------------------------------------------------------------------
 
+DEVICES_MISSED: Final = BootMessage(
+    "drivers may be missing: {reason}",
+    "udev, which loads them, couldn't be started or didn't finish within a minute.",
+    "If a disk or a card is missing afterwards, report the line; disconnect devices that aren't needed.",
+    fatal=False,
+)
 NO_NETWORK_DRIVER: Final = BootMessage(
     "no driver for network card PCI {id}",
     "The live system's kernel doesn't know this card.",
