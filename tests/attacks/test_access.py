@@ -104,6 +104,7 @@ def test_31_secrets_are_in_no_journal_argument_metric_or_database(tmp_path: Path
     settings: dict[str, dict[str, object]] = {
         "library": {"remotes": [remote], "scan_interval_s": 0.2},
         "log": {"format": "json", "level": "debug"},
+        "server": {"unknown_machines": "auto"},
     }
     with Daemon(tmp_path / "daemon", settings=settings) as daemon:
         daemon.add_image(make_image("rr").write(tmp_path / "lab.dci"))
@@ -119,6 +120,7 @@ def test_31_secrets_are_in_no_journal_argument_metric_or_database(tmp_path: Path
             secrets = {
                 "the operator's token": daemon.token_file.read_text().strip(),
                 "the agents' token": daemon.secret("enrol"),
+                "a boot token": daemon.ask("POST", "/boots", {"mac": "02:00:00:00:00:51"})["boot_token"],
                 "the session": session,
                 "the login code": code,
                 "a rejected token": WRONG,

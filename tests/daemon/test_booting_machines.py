@@ -96,6 +96,24 @@ def test_a_cast_to_a_room_waits_for_every_machine_that_boots(store: Store, tmp_p
     assert lab.booting._expected(lab.job) == 4, "the cast waits for it anyway"
 
 
+def test_a_machine_that_has_joined_isnt_awaited_again(store: Store, tmp_path: Path) -> None:
+    """A boot loader that asks twice, or somebody who boots in its name, must not hold up the room."""
+    lab = Room(store, tmp_path)
+    known = store.machines.add(machine("pc01", macs=(MACS[0],), room_id="lab"))
+    lab.job.targets = {known.machine_id: "pc01"}
+    lab.job.put_machine(line(name="pc01", machine_id=known.machine_id, state="joined"))
+
+    async def play() -> None:
+        await lab.boot(MACS[0])
+        await lab.watch()
+
+    asyncio.run(play())
+    assert lab.run.expected_count == 0
+    assert lab.booting._expected(lab.job) == 0
+    lab.job.put_machine(line(name="pc01", machine_id=known.machine_id, state="lost"))
+    assert lab.booting._expected(lab.job) == 1
+
+
 @pytest.mark.parametrize(
     "plan", [{"wait_for": 2}, {"start": StartMode.MANUAL}, {"room_id": None, "machine_ids": ("m1",)}]
 )

@@ -14,7 +14,7 @@ from protocol.errors import DatabaseError
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.store.records.casts import CastPhase, CastPlan, StartMode
-from sender.store.records.machine_states import MachineState
+from sender.store.records.machine_states import CONNECTED_STATES, MachineState
 from sender.store.repositories.boots import BootingMachine
 from sender.store.store import Store
 
@@ -63,12 +63,20 @@ class BootingMachines:
         plan = job.cast.plan
         if plan.wait_for is not None or plan.start is not StartMode.JOINED:
             return 0
-        booting = sum(_is_planned(plan, machine) for machine in self._machines)
+        booting = sum(
+            _is_planned(plan, machine) and not _is_connected(job, machine) for machine in self._machines
+        )
         assigned = sum(
             row.state is MachineState.ASSIGNED and row.machine_id not in job.targets
             for row in job.records.machines.values()
         )
         return booting + assigned
+
+
+def _is_connected(job: CastJob, machine: BootingMachine) -> bool:
+    """Return whether a machine is in the cast already: its boot loader asked twice, or it isn't lost yet."""
+    row = None if machine.machine_id is None else job.records.machine_of(machine.machine_id)
+    return row is not None and row.state in CONNECTED_STATES
 
 
 def _is_planned(plan: CastPlan, machine: BootingMachine) -> bool:
