@@ -314,6 +314,12 @@ class CastNotDoneError(DiskcastError):
     exit_code = 87
 
 
+class MachinesNotAwakeError(DiskcastError):
+    """Some of the machines to wake gave no sign of life in time, or have no known hardware address."""
+
+    exit_code = 88
+
+
 # -- trust: signed images, pinned certificates, enrolled machines --------------------------------------------
 
 

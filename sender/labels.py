@@ -23,6 +23,7 @@ from sender.store.records.images import ImageState
 from sender.store.records.machine_states import MachineState
 from sender.store.records.machines import EnrolmentMode, EnrolmentState
 from sender.store.records.problems import ProblemKind
+from sender.store.records.wakes import WakeState
 
 
 class Tone(enum.StrEnum):
@@ -71,6 +72,7 @@ MACHINE_STATES: Final[Mapping[MachineState, StateLabel]] = MappingProxyType(
         MachineState.JOINED: StateLabel("Joined", Tone.SOFT),
         MachineState.ASSIGNED: StateLabel("Assigned", Tone.SOFT),
         MachineState.COMPLETE: StateLabel("Complete", Tone.GOOD),
+        MachineState.WAKING: StateLabel("Waking", Tone.SOFT),
         MachineState.BOOTING: StateLabel("Booting", Tone.SOFT),
         MachineState.IDLE: StateLabel("Ready", Tone.CALM),
         MachineState.OFFLINE: StateLabel("Offline", Tone.OFF),
@@ -188,6 +190,26 @@ UNKNOWN_MACHINES: Final[Mapping[UnknownMachines, ChoiceLabel]] = MappingProxyTyp
 BOOT_ACTIONS: Final[Mapping[BootAction, str]] = MappingProxyType(
     {BootAction.LIVE: "live system", BootAction.DISK: "its disk"}
 )
+
+WAKE_STATES: Final[Mapping[WakeState, StateLabel]] = MappingProxyType(
+    {
+        WakeState.SILENT: StateLabel("Silent", Tone.BAD),
+        WakeState.UNKNOWN_ADDRESS: StateLabel("No hardware address", Tone.BAD),
+        WakeState.CALLED: StateLabel("Called", Tone.BUSY),
+        WakeState.QUEUED: StateLabel("Queued", Tone.SOFT),
+        WakeState.WOKE: StateLabel("Awake", Tone.GOOD),
+        WakeState.WAS_ON: StateLabel("Was on", Tone.CALM),
+    }
+)
+
+WAKE_REASONS: Final[Mapping[WakeState, str]] = MappingProxyType(
+    {
+        WakeState.SILENT: "no sign of life within 3 minutes of a magic packet; check its power, and Wake-on-LAN in its "
+        "firmware",
+        WakeState.UNKNOWN_ADDRESS: "no hardware address of it is known; add it with `diskcast machines change --mac`",
+    }
+)
+"""Reasons why a machine wasn't woken."""
 
 PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     {

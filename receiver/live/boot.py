@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped]
 from protocol.constants import MIB
 from protocol.control.boot_parameters import AfterCast, BootParameters, LiveMode
 from protocol.errors import ConfigurationError, DiskcastError, EnrolmentRefusedError
+from receiver.live.console_status import open_reporter
 from receiver.live.daemon_check import await_daemon
 from receiver.live.devices import start_udev
 from receiver.live.hardware_findings import read_findings
@@ -31,7 +32,7 @@ from receiver.live.messages import (
     BootStopError,
 )
 from receiver.live.network_setup import Lease, NetworkSetup, machine_name
-from receiver.live.reporter import BootReporter, LineReporter
+from receiver.live.reporter import BootReporter
 from receiver.live.settings import SettingsPaths, read_settings
 from receiver.service.agent_token import read_token, refuse_token_on_kernel_command_line
 from receiver.service.restart import restart_now
@@ -65,7 +66,7 @@ class LiveContext:
 
 def main() -> int:
     """Start the live system; return only when there is nothing else to do than to restart the machine."""
-    reporter = LineReporter()
+    reporter = open_reporter(importlib.metadata.version("diskcast"))
     try:
         start(reporter)
     except BootStopError as stop:
@@ -87,6 +88,7 @@ def start(reporter: BootReporter) -> None:
     version = importlib.metadata.version("diskcast")
     reporter.step(f"live system {version}, kernel {platform.release()}, {memory_mb} MB of memory")
     parameters = read_settings(SettingsPaths())
+    reporter.prepare(parameters.target, parameters.after)
     try:
         refuse_token_on_kernel_command_line()
     except ConfigurationError as error:
@@ -116,6 +118,7 @@ def _run_menu(parameters: BootParameters, reporter: BootReporter) -> None:
 def _run_shell(parameters: BootParameters, reporter: BootReporter) -> None:
     """Replace this program by a shell."""
     reporter.step("shell; the machine restarts when you leave it")
+    reporter.close()
     os.execv("/bin/busybox", ["busybox", "setsid", "cttyhack", "sh", "-l"])  # noqa: S606 - of the live system
 
 
@@ -135,6 +138,7 @@ def connect(parameters: BootParameters, reporter: BootReporter) -> LiveContext:
     lease = NetworkSetup(parameters, reporter.step).run()
     server = f" from {lease.server}" if lease.server else ""
     name = machine_name(lease)
+    reporter.identify(name, lease.address.partition("/")[0])
     reporter.step(f"network {lease.interface}, {lease.address}{server}, as {name}")
     with contextlib.suppress(OSError):
         socket.sethostname(name)

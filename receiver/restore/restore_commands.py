@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ from protocol.program.options import JSON_OPTION
 from receiver.restore.disk_progress import BarProgress, DiskProgress, JsonProgress, TextProgress
 from receiver.restore.restore_image import compare as compare_disk
 from receiver.restore.restore_image import restore as restore_disk
+from receiver.shared.consoles import stderr_is_screen
 from receiver.target.options import TargetOptions, target_options
 
 _image_argument = click.argument("image", type=click.Path(path_type=Path))
@@ -22,7 +22,7 @@ _image_argument = click.argument("image", type=click.Path(path_type=Path))
 def _progress(as_json: bool) -> DiskProgress:
     if as_json:
         return JsonProgress()
-    return BarProgress() if sys.stderr.isatty() else TextProgress()
+    return BarProgress() if stderr_is_screen() else TextProgress()
 
 
 @click.command()

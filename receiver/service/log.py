@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
-
-import click
 
 from protocol.control.check_in import Assignment
 from protocol.errors import DiskcastError
 from protocol.model.session_records import CastId
 from protocol.shared.units import format_bytes
 from receiver.reception.reporting.observer import ReceptionObserver
-from receiver.reception.reporting.progress import JsonObserver, PlainObserver, emit_line
+from receiver.reception.reporting.progress import JsonObserver, PlainObserver, emit_line, print_line
 from receiver.reception.reporting.status import Reception
 
 
@@ -109,11 +107,14 @@ class JsonServiceLog:
 
 
 class PlainServiceLog:
-    """A log that prints lines to stderr."""
+    """A log that prints lines to stderr, or writes them to another place."""
+
+    def __init__(self, write_line: Callable[[str], None] = print_line) -> None:
+        self._write_line = write_line
 
     def observer(self) -> ReceptionObserver:
         """Return an observer that prints lines."""
-        return PlainObserver()
+        return PlainObserver(self._print)
 
     def enrolled(self, name: str, problem: str) -> None:
         """Print the machine."""
@@ -148,7 +149,7 @@ class PlainServiceLog:
 
     def succeeded(self, reception: Reception) -> None:
         """Print the outcome."""
-        PlainObserver().finished(reception)
+        PlainObserver(self._print).finished(reception)
 
     def failed(self, cast_id: CastId, error: DiskcastError) -> None:
         """Print the error."""
@@ -166,7 +167,7 @@ class PlainServiceLog:
         self._print("stopped")
 
     def _print(self, text: str) -> None:
-        click.echo(text, err=True)
+        self._write_line(text)
 
 
 def _assignment_fields(assignment: Assignment) -> dict[str, object]:

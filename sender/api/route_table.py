@@ -25,6 +25,7 @@ from sender.api.routes import (
     server,
     session,
     tokens,
+    wakes,
 )
 from sender.store.records.boots import BOOT_PATH
 
@@ -39,6 +40,7 @@ TAGS: Final = {
     "rooms": "Rooms: named sets of machines.",
     "machines": "Machines, online or not.",
     "casts": "One image to one room: planned → gathering → casting → tail → done, failed or cancelled.",
+    "wakes": "Wakes: machines switched on by Wake-on-LAN.",
     "schedules": "Schedules: casts that are planned repeatedly.",
     "tokens": "API tokens and their roles.",
     "records": "History of casts, and the audit of all changes.",
@@ -139,6 +141,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _order("/casts/{cast_id}/pause", casts.pause_cast, "casts"),
     _order("/casts/{cast_id}/resume", casts.resume_cast, "casts"),
     _order("/casts/{cast_id}/cancel", casts.cancel_cast, "casts", body=Body.OPTIONAL_JSON),
+    _read("/wakes", wakes.list_wakes, "wakes"),
+    _create("/wakes", wakes.add_wake, "wakes"),
+    _read("/wakes/{wake_id}", wakes.get_wake, "wakes"),
     _read("/schedules", schedules.list_schedules, "schedules"),
     _create("/schedules", schedules.add_schedule, "schedules"),
     _read("/schedules/{schedule_id}", schedules.get_schedule, "schedules"),

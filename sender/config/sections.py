@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from protocol.constants import MULTICAST_TTL_DEFAULT, RECEIVER_TIMEOUT_S
+from protocol.constants import MULTICAST_TTL_DEFAULT, RECEIVER_COUNT_MAX, RECEIVER_TIMEOUT_S
 from protocol.shared.units import parse_rate_bytes_per_s, parse_size_bytes
 from sender.addresses import IpNetwork, parse_endpoint
 from sender.config.values import (
@@ -310,6 +310,24 @@ class CastsSection(Section):
     )
     encrypt: bool = Field(
         default=False, description="Encrypt the data of every cast on the network, whatever its plan says."
+    )
+
+
+class WakeSection(Section):
+    """Waking of machines, for rooms without settings of their own."""
+
+    wave_size: int = Field(
+        default=8,
+        ge=1,
+        le=RECEIVER_COUNT_MAX,
+        description="Machines that are woken at the same time. All machines of a fuse that start at once can trip it.",
+    )
+    pause_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="Seconds from one wave of machines to the next.",
     )
 
 

@@ -17,6 +17,7 @@ from sender.config.sections import (
     NetworkSection,
     Section,
     ServerSection,
+    WakeSection,
 )
 
 
@@ -27,6 +28,7 @@ class ServerConfig(Section):
     network: NetworkSection = Field(default_factory=NetworkSection)
     library: LibrarySection = Field(default_factory=LibrarySection)
     casts: CastsSection = Field(default_factory=CastsSection)
+    wake: WakeSection = Field(default_factory=WakeSection)
     history: HistorySection = Field(default_factory=HistorySection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
     log: LogSection = Field(default_factory=LogSection)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from sender.console.options import api_command, checked_room, list_options
+from sender.console.waking import wake
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -27,7 +28,11 @@ def machines() -> None:
       diskcast machines show pc07
       diskcast machines move pc07 pc08 --room lab-2
       diskcast machines approve pc07 --code 7KX2QM
+      diskcast machines wake --room lab-1
     """  # noqa: D301
+
+
+machines.add_command(wake)
 
 
 class Details(TypedDict):

@@ -34,6 +34,7 @@ class PlanOptions:
     max_wait_s: float | None
     pace: Pace
     encrypt: bool
+    wake: bool
 
     def to_json(self, client: Client) -> dict[str, object]:
         """Return the plan as the API takes it, with ids in place of names.
@@ -51,6 +52,7 @@ class PlanOptions:
             "wait_for": self.wait_for,
             "max_wait_s": self.max_wait_s,
             "encrypt": self.encrypt,
+            "wake": self.wake,
             **self.pace,
         }
         plan["slow"] = plan.pop("slow_policy")
@@ -71,14 +73,20 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         max_wait: str,
         pace: Pace,
         encrypt: bool,
+        wake: bool,
         **kwargs: object,
     ) -> object:
         max_wait_s = None if max_wait == NEVER else parse_duration_s(max_wait)
-        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace, encrypt)
+        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace, encrypt, wake)
         return function(*args, plan=plan, **kwargs)
 
     decorated = pace_options(encrypt_option(with_plan))
     for option in (
+        click.option(
+            "--wake",
+            is_flag=True,
+            help="Wake the machines first, by Wake-on-LAN, in waves.",
+        ),
         click.option(
             "--max-wait",
             metavar="TIME",

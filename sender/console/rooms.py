@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
+from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import ConfigurationError, ServerRefusedError
+from protocol.shared.units import parse_duration_s
 from sender.console.options import api_command, checked_room, list_options
 
 if TYPE_CHECKING:
@@ -115,6 +117,25 @@ def show(client: Client, output: Output, room_id: str) -> None:
         output.table(by_place, columns)
 
 
+_NULLABLE: Final = ("wake_wave_size", "wake_pause_s")
+
+
+def _checked_wave_size(
+    _context: click.Context, parameter: click.Parameter, text: str | None
+) -> str | int | None:
+    if not text:
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= RECEIVER_COUNT_MAX:
+        raise click.BadParameter(f"{text!r} isn't a number from 1 to {RECEIVER_COUNT_MAX}", param=parameter)
+    return int(text)
+
+
+def _checked_wave_pause(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> str | float | None:
+    return parse_duration_s(text) if text else text
+
+
 _details = (
     click.option("--name", metavar="NAME", help="Name of the room, such as 'Lab 1, first floor'."),
     click.option("--description", metavar="TEXT", help="Free text."),
@@ -135,6 +156,20 @@ _details = (
         default=None,
         help="Offer the menu before a machine boots from its disk.",
     ),
+    click.option(
+        "--wave-size",
+        "wake_wave_size",
+        metavar="N",
+        callback=_checked_wave_size,
+        help="Machines woken at the same time; empty for the daemon's number.",
+    ),
+    click.option(
+        "--wave-pause",
+        "wake_pause_s",
+        metavar="TIME",
+        callback=_checked_wave_pause,
+        help="Time from one wave to the next; empty for the daemon's.",
+    ),
 )
 
 
@@ -148,7 +183,7 @@ def _detail_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("room_id", metavar="ROOM", callback=checked_room)
 @_detail_options
 @api_command
-def create(client: Client, output: Output, room_id: str, **details: str | bool | None) -> None:
+def create(client: Client, output: Output, room_id: str, **details: object) -> None:
     """Create a room.
 
     \b
@@ -171,13 +206,14 @@ def create(client: Client, output: Output, room_id: str, **details: str | bool |
 @click.argument("room_id", metavar="ROOM", callback=checked_room)
 @_detail_options
 @api_command
-def change(client: Client, output: Output, room_id: str, **details: str | bool | None) -> None:
+def change(client: Client, output: Output, room_id: str, **details: object) -> None:
     """Change the details of a room; an empty text clears a field.
 
     \b
     Examples:
       diskcast rooms change lab-1 --name "Lab 1, first floor"
       diskcast rooms change lab-1 --interface eth2 --description "" --enrolment approve
+      diskcast rooms change lab-1 --wave-size 4 --wave-pause 10s
     """  # noqa: D301
     from sender.console.lookup import path
     from sender.store.records.machines import Room
@@ -186,7 +222,7 @@ def change(client: Client, output: Output, room_id: str, **details: str | bool |
     if not given:
         raise click.UsageError(
             "nothing to change: use at least one of --name, --description, --site, --interface, --enrolment, "
-            "--unknown-machines, --boot-menu"
+            "--unknown-machines, --boot-menu, --wave-size, --wave-pause"
         )
     room = client.change(path("rooms", room_id), Room, given)
     output.done(f"changed room {room.room_id}", room)
@@ -251,5 +287,7 @@ def import_machines(client: Client, output: Output, room_id: str, csv_file: Bina
     )
 
 
-def _given(details: dict[str, str | bool | None]) -> dict[str, str | bool]:
-    return {name: value for name, value in details.items() if value is not None}
+def _given(details: dict[str, object]) -> dict[str, object]:
+    """Return the options that were given; of those that may be null, an empty text is."""
+    given = {name: value for name, value in details.items() if value is not None}
+    return {name: None if value == "" and name in _NULLABLE else value for name, value in given.items()}

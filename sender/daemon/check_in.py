@@ -153,6 +153,7 @@ class CheckInHandler:
         claimed = await self._desk.claim(check_in, grant, address)
         machine = claimed.machine
         assert machine is not None
+        self._presence.note_sign(machine.machine_id)
         waits = not claimed.secret
         return CheckInAnswer(
             machine_id=machine.machine_id,

@@ -18,6 +18,7 @@ from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.live_state import LiveState
 from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
+from sender.daemon.waking.machine_waker import MachineWaker
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics
 from sender.store.store import Store
@@ -33,6 +34,7 @@ class Services:
         registry: casts in memory.
         commands: commands of operators on casts.
         presence: machines that are switched on.
+        waker: wakes machines by Wake-on-LAN.
         live_state: rooms and casts as they are now.
         feed: live events for subscribers.
         check_ins: answers to agents.
@@ -52,6 +54,7 @@ class Services:
     registry: CastRegistry
     commands: CastCommands
     presence: Presence
+    waker: MachineWaker
     live_state: LiveState
     feed: EventFeed
     check_ins: CheckInHandler

@@ -14,10 +14,13 @@ from sender.daemon.boots.booting_machines import BootingMachines
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.record_mapping import ended_machine, idle_cast
 from sender.daemon.presence import ONLINE_S, Presence
+from sender.daemon.waking.machine_waker import MachineWaker
+from sender.labels import WAKE_REASONS
 from sender.store.records.casts import Cast, CastEvent, CastMachine, TimelinePoint
 from sender.store.records.live import LiveCast, LiveMachine
 from sender.store.records.machine_states import MachineState
 from sender.store.records.machines import Machine
+from sender.store.records.wakes import WakeState
 from sender.store.store import Store
 
 FRESH_S: Final = 10.0
@@ -39,12 +42,18 @@ class LiveState:
     """The current state of rooms and casts. Not thread-safe: use it on the event loop."""
 
     def __init__(
-        self, store: Store, registry: CastRegistry, presence: Presence, booting: BootingMachines
+        self,
+        store: Store,
+        registry: CastRegistry,
+        presence: Presence,
+        booting: BootingMachines,
+        waker: MachineWaker,
     ) -> None:
         self._store = store
         self._booting = booting
         self._registry = registry
         self._presence = presence
+        self._waker = waker
         self._rooms: dict[str, _RoomRows] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._forgotten_count = 0
@@ -165,8 +174,8 @@ class LiveState:
                 eta_s=None,
                 error="",
             )
-        if self._booting.includes(machine.machine_id) and not online and not live.online:
-            live = dataclasses.replace(live, state=MachineState.BOOTING, progress=0.0, error="")
+        if not (online or live.online):
+            live = self._while_off(machine, live)
         return dataclasses.replace(
             live,
             name=machine.name,
@@ -175,6 +184,16 @@ class LiveState:
             address=live.address or machine.address,
             online=online or live.online,
         )
+
+    def _while_off(self, machine: Machine, live: LiveMachine) -> LiveMachine:
+        """Return the state of a machine that is off: it may be booting or waking, or have failed to wake."""
+        if self._booting.includes(machine.machine_id):
+            return dataclasses.replace(live, state=MachineState.BOOTING, progress=0.0, error="")
+        if self._waker.is_waking(machine.machine_id):
+            return dataclasses.replace(live, state=MachineState.WAKING, progress=0.0, error="")
+        if live.state is MachineState.OFFLINE and self._waker.silent_since(machine.machine_id) is not None:
+            return dataclasses.replace(live, error=WAKE_REASONS[WakeState.SILENT])
+        return live
 
     def _is_shown(self, row: CastMachine) -> bool:
         """Return whether a machine's last result is shown rather than whether it is online."""

@@ -55,6 +55,7 @@ class Presence:
         self._clock = clock
         self._machines: dict[str, MachinePresence] = {}
         self._unsaved: dict[str, datetime] = {}
+        self._signs: dict[str, datetime] = {}
 
     def note(self, machine: Machine, check_in: CheckIn) -> MachinePresence:
         """Record a check-in of a machine."""
@@ -69,7 +70,19 @@ class Presence:
         found.heard_at = self._clock()
         found.seen_at = now
         self._unsaved[machine.machine_id] = now
+        self.note_sign(machine.machine_id)
         return found
+
+    def note_sign(self, machine_id: str) -> None:
+        """Note a sign of life: a machine boots from the network, or its agent enrols or checks in."""
+        self._signs.pop(machine_id, None)
+        self._signs[machine_id] = datetime.now(UTC)
+        if len(self._signs) > _MACHINES_MAX:
+            del self._signs[next(iter(self._signs))]
+
+    def last_sign(self, machine_id: str) -> datetime | None:
+        """Return the time of a machine's last sign of life at this daemon."""
+        return self._signs.get(machine_id)
 
     def of(self, machine_id: str) -> MachinePresence | None:
         """Return a machine that is online, or None."""

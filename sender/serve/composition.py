@@ -28,6 +28,8 @@ from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
 from sender.daemon.ticket_office import TicketOffice
+from sender.daemon.waking.machine_waker import MachineWaker
+from sender.daemon.waking.wake_run import WavePace
 from sender.identity.certificate import Certificate
 from sender.library.library import Library
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources
@@ -60,6 +62,7 @@ def compose_daemon(
     registry = CastRegistry(ended_kept_s=config.metrics.retention_s)
     library = Library(config.library, store)
     presence = Presence()
+    waker = MachineWaker(store, recorder, presence, WavePace(config.wake.wave_size, config.wake.pause_s))
     access = MachineAccess(store, recorder, registry)
     desk = EnrolmentDesk(store, presence, access, EnrolmentMode(config.server.enrolment))
     tickets = TicketOffice(store)
@@ -67,7 +70,7 @@ def compose_daemon(
     image_requests = ImageRequestDesk(store, library, commands, encrypt=config.casts.encrypt)
     health = HealthMonitor(store, recorder, library, registry, desk, image_requests, certificate)
     booting = BootingMachines(store, registry)
-    live_state = LiveState(store, registry, presence, booting)
+    live_state = LiveState(store, registry, presence, booting, waker)
     feed = EventFeed(
         store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
     )
@@ -95,7 +98,7 @@ def compose_daemon(
         registry,
         LeaseAcquirer(store, recorder, registry, owner, sites=config.server.sites),
         commands,
-        CastExecutor(store, library, registry, sessions, tickets, make_job),
+        CastExecutor(store, library, registry, sessions, tickets, waker, make_job),
         casts_at_once=config.network.casts_at_once,
     )
     services = Services(
@@ -106,6 +109,7 @@ def compose_daemon(
         registry=registry,
         commands=commands,
         presence=presence,
+        waker=waker,
         live_state=live_state,
         feed=feed,
         check_ins=check_ins,

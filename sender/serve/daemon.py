@@ -156,6 +156,7 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
         "supervisor": daemon.supervisor.run(),
         "rates": share_rates(services.registry, config.network.rate_ceiling_bytes_per_s),
         "presence": save_presence(store, services.presence),
+        "waker": services.waker.run(),
         "revocations": services.access.run(),
         "claims": services.desk.run(),
         "booting machines": services.booting.run(),

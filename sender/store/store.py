@@ -39,6 +39,7 @@ from sender.store.repositories.rooms import Rooms
 from sender.store.repositories.schedules import Schedules
 from sender.store.repositories.tokens import Tokens
 from sender.store.repositories.transactions import Database
+from sender.store.repositories.wakes import Wakes
 
 THREADS_COUNT = 4
 """Threads of :meth:`Store.run`; a transaction takes milliseconds, so four do hundreds a second."""
@@ -75,6 +76,7 @@ class Store:
         self.casts = Casts(database, self.audit)
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)
+        self.wakes = Wakes(database, self.audit)
         self.tokens = Tokens(database, self.audit)
         self.credentials = Credentials(database, self.audit)
         self.history = History(database)

@@ -36,6 +36,7 @@ from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
 from sender.store.repositories.tokens import Tokens
+from sender.store.repositories.wakes import Wakes
 from sender.store.store import Store
 
 RECORDABLE: Final[dict[str, Callable[..., object]]] = {
@@ -54,6 +55,7 @@ RECORDABLE: Final[dict[str, Callable[..., object]]] = {
     "leases.release": Leases.release,
     "machines.touch": Machines.touch,
     "tokens.remove": Tokens.remove,
+    "wakes.put": Wakes.put,
 }
 """Methods that may be recorded, by their names in the spool: calling one again, after an answer was lost, does no harm.
 (An audit entry needs its key for that.)"""

@@ -7,7 +7,7 @@ import { BOTTLENECKS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLME
 /** @type {Record<string, string>} */
 const MACHINE_ICONS = {
   failed: "failed", lost: "lost", absent: "lost", dropped: "dropped", slow: "slow", tail: "slow", receiving: "receiving",
-  joined: "joined", assigned: "assigned", complete: "complete", booting: "refresh", idle: "idle", offline: "offline",
+  joined: "joined", assigned: "assigned", complete: "complete", booting: "refresh", waking: "sun", idle: "idle", offline: "offline",
 };
 /** @type {Record<string, string>} */
 const PHASE_ICONS = {
@@ -114,6 +114,9 @@ const EVENT_ICONS = {
   machine_failed: "failed",
   machine_revoked: "dropped",
   begun_by_hand: "play",
+  wake_started: "sun",
+  wake_ended: "sun",
+  machine_not_awake: "lost",
   paused: "pause",
   resumed: "play",
   taken_over: "refresh",
@@ -125,7 +128,7 @@ export const eventIcon = (kind) => EVENT_ICONS[kind] ?? "info";
 
 /** @param {string} kind @returns {string} */
 export function eventTone(kind) {
-  if (/failed|lost|dropped|revoked|timed_out/.test(kind)) return "bad";
+  if (/failed|lost|dropped|revoked|timed_out|not_awake/.test(kind)) return "bad";
   if (/slow|demoted|paused|cancelled/.test(kind)) return "warn";
   if (/completed|finished|ended|recovered/.test(kind)) return "good";
   return "calm";

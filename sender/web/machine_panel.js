@@ -11,6 +11,7 @@ import { bootSection } from "./machine_boots.js";
 import { enrolmentSection } from "./machine_enrolment.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
+import { wakeButton } from "./waking.js";
 import { isMoving, bottleneckText, machineLabel, explainState } from "./labels.js";
 
 const HISTORY_SHOWN = 20;
@@ -41,6 +42,7 @@ export class MachinePanel {
       h("div", { class: "panel-head" },
         h("div", {}, this.heading, h("p", { class: "muted" }, [machine.position, roomName(machine.room_id)].filter((text, index) => text && (index === 0 || machine.room_id)).join(" · "))),
         h("div", { class: "actions" },
+          mayOperate() && machine.macs.length > 0 && wakeButton("Wake", `Wake ${machine.name}?`, { machine_ids: [machine.machine_id] }),
           mayOperate() && h("button", { type: "button", class: "button", onclick: () => editMachine(machine, changed) }, icon("edit"), "Edit"),
           close && h("button", { type: "button", class: "icon-button", "aria-label": "Close", onclick: close }, icon("close")))),
       h("div", { class: "panel-state" }, this.badge, this.cast),

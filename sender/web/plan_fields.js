@@ -57,6 +57,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   });
   const share = h("input", { type: "checkbox", name: "share", id: "plan-share", checked: Boolean(given.share) });
   const encrypt = h("input", { type: "checkbox", name: "encrypt", id: "plan-encrypt", checked: Boolean(given.encrypt) });
+  const wake = h("input", { type: "checkbox", name: "wake", id: "plan-wake", checked: Boolean(given.wake) });
   const below = field({ label: "Slow below (percent of the group's rate)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.3) * 100), attributes: { min: 1, max: 90 } });
   const slowFor = field({ label: "for (seconds)", name: "slow_for_s", type: "number", value: given.slow_for_s ?? 10, attributes: { min: 0.5, max: 3600, step: "any" } });
   const slow = choices({
@@ -69,6 +70,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
     picker.element,
     name.element,
     start.element,
+    h("div", { class: "check" }, wake, h("label", { for: "plan-wake" }, "Wake the machines first, by Wake-on-LAN")),
     h("details", { class: "advanced" }, h("summary", {}, "More options: rate, encryption, slow machines"),
       h("div", { class: "advanced-body" }, pace.element,
         h("div", { class: "check" }, share, h("label", { for: "plan-share" }, "Share the link with other traffic")),
@@ -92,6 +94,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
       rate_max_bytes_per_s: pace.read() === "automatic" ? readRate(ceiling, false) : null,
       share: share.checked,
       encrypt: encrypt.checked,
+      wake: wake.checked,
       slow: slow.read(),
       slow_below: Number(below.input.value) / 100,
       slow_for_s: Number(slowFor.input.value),

@@ -62,14 +62,19 @@ export async function changeRoom(room, done) {
       field({ label: "Unknown machines that boot", name: "unknown_machines", input: select({ name: "unknown_machines", options: ruleOptions(UNKNOWN_MACHINES), value: room.unknown_machines }), hint: "For machines that boot over the network." }),
       menu,
     ];
+    const waves = [
+      field({ label: "Machines woken at a time", name: "wake_wave_size", type: "number", value: room.wake_wave_size ?? "", hint: "Empty: as the daemon is configured.", attributes: { min: 1, max: 1024, inputmode: "numeric" } }),
+      field({ label: "Pause between them (seconds)", name: "wake_pause_s", type: "number", value: room.wake_pause_s ?? "", hint: "Empty: as the daemon is configured.", attributes: { min: 0, max: 600, step: "any", inputmode: "decimal" } }),
+    ];
     return form({
-      fields, content: fields.map((each) => each.element), submit: "Save",
+      fields: [...fields, ...waves], content: [...fields.map((each) => each.element), h("div", { class: "field-row" }, waves.map((each) => each.element))], submit: "Save",
       cancel: [h("button", { type: "button", class: "button danger-outline", onclick: () => close("remove") }, icon("trash"), "Remove room"),
         h("span", { class: "spacer" }),
         h("button", { type: "button", class: "button", onclick: () => close(undefined) }, "Cancel")],
       onsubmit: async () => {
         const values = Object.fromEntries(fields.map((each) => [each.name, each.input.value.trim()]));
-        await change(path, { ...values, boot_menu: menu.input.value === "on" });
+        const numbers = Object.fromEntries(waves.map((each) => [each.name, each.input.value ? Number(each.input.value) : null]));
+        await change(path, { ...values, ...numbers, boot_menu: menu.input.value === "on" });
         close("saved");
       },
     });

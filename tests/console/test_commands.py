@@ -63,6 +63,11 @@ def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
     assert answer("rooms", "create", "lab-1", "--name", "Lab 1", "--site", "north")["site"] == "north"
     assert "lab-1" in str(refused(run("rooms", "create", "lab-1")))
     assert answer("rooms", "change", "lab-1", "--site", "", "--description", "first floor")["site"] == ""
+    waves = answer("rooms", "change", "lab-1", "--wave-size", "4", "--wave-pause", "10s")
+    assert (waves["wake_wave_size"], waves["wake_pause_s"]) == (4, 10.0)
+    waves = answer("rooms", "change", "lab-1", "--wave-size", "", "--wave-pause", "")
+    assert (waves["wake_wave_size"], waves["wake_pause_s"]) == (None, None)
+    assert "isn't a number" in run("rooms", "change", "lab-1", "--wave-size", "many").output
     table = b"name,mac,position\npc01,52:54:00:00:00:01,row 1\npc02,52:54:00:00:00:02,row 1\n"
     assert answer("rooms", "import", "lab-1", "-", input=table)["added"] == 2
     assert "line 2" in str(refused(run("rooms", "import", "lab-1", "-", input=b"name,mac\npc03,nonsense\n")))

@@ -66,7 +66,7 @@ def old_daemon(revision: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "head", lambda: revision)
         patch.setattr("sender.store.open_store.head", lambda: revision)
-        for table in ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests"):
+        for table in ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests", "wakes"):
             patch.delitem(journal._TABLES, table)
         yield
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -19,9 +18,13 @@ from protocol.shared.units import format_bytes, format_duration, format_rate
 from protocol.trust.image_policy import AcceptedImage
 from receiver.reception.reporting.observer import ReceptionObserver
 from receiver.reception.reporting.status import BOTTLENECK_TEXTS, Reception, ReceptionState, ReceptionStatus
+from receiver.shared.consoles import stderr_is_screen
 
 JSON_INTERVAL_S: Final = 1.0
-PLAIN_INTERVAL_S: Final = 5.0
+PLAIN_INTERVAL_S: Final = 1.0
+LINE_INTERVAL_S: Final = 10.0
+LINE_SHARE: Final = 0.05
+"""A line of progress follows the last one after this time, or after this share of the image if that is sooner."""
 TERMINAL_INTERVAL_S: Final = 0.25
 
 
@@ -29,7 +32,12 @@ def choose_observer(*, json_lines: bool) -> ReceptionObserver:
     """Return the observer for the ``--json`` option and the kind of stderr."""
     if json_lines:
         return JsonObserver()
-    return TerminalObserver() if sys.stderr.isatty() else PlainObserver()
+    return TerminalObserver() if stderr_is_screen() else PlainObserver()
+
+
+def print_line(text: str) -> None:
+    """Print a line to stderr."""
+    click.echo(text, err=True)
 
 
 class RateMeter:
@@ -46,6 +54,23 @@ class RateMeter:
         rate = (count - self._count) / max(now - self._at, 1e-3)
         self._at, self._count = now, count
         return rate
+
+
+class LinePace:
+    """The pace of progress lines, for logs and serial consoles."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next_at = clock()
+        self._next_share = 0.0
+
+    def due(self, share: float) -> bool:
+        """Return whether a line is due at this share of the image."""
+        now = self._clock()
+        if now < self._next_at and share < self._next_share:
+            return False
+        self._next_at, self._next_share = now + LINE_INTERVAL_S, share + LINE_SHARE
+        return True
 
 
 class _LineObserver:
@@ -133,6 +158,12 @@ class PlainObserver(_LineObserver):
 
     interval_s = PLAIN_INTERVAL_S
 
+    def __init__(self, write_line: Callable[[str], None] = print_line) -> None:
+        """Prepare; ``write_line`` writes lines to another place than stderr."""
+        super().__init__()
+        self._write_line = write_line
+        self._pace = LinePace()
+
     def accepted(self, image: AcceptedImage) -> None:
         """Print the signer; of an unsigned image, print the id, which the operator can compare."""
         if image.verified is None:
@@ -168,8 +199,8 @@ class PlainObserver(_LineObserver):
         self._print("this machine keeps up with the others again")
 
     def progress(self, status: ReceptionStatus) -> None:
-        """Print one line."""
-        if status.state is not ReceptionState.REPORTING:
+        """Print one line if it is due."""
+        if status.state is not ReceptionState.REPORTING and self._pace.due(verified_share(status)):
             self._print(_progress_text(status, self._rate.per_s(status.bytes_received)))
 
     def finished(self, reception: Reception) -> None:
@@ -192,7 +223,7 @@ class PlainObserver(_LineObserver):
         """Do nothing: the command line prints the interruption."""
 
     def _print(self, text: str) -> None:
-        click.echo(text, err=True)
+        self._write_line(text)
 
 
 class TerminalObserver(PlainObserver):
@@ -238,6 +269,11 @@ class TerminalObserver(PlainObserver):
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
+
+
+def verified_share(status: ReceptionStatus) -> float:
+    """Return the share of the image that is verified, 0 to 1."""
+    return status.raw_bytes_verified / status.raw_bytes_used if status.raw_bytes_used else 0.0
 
 
 def _progress_text(status: ReceptionStatus, rate_bytes_per_s: float) -> str:

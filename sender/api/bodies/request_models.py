@@ -49,6 +49,7 @@ MACHINE_ID_CHARACTERS_MAX: Final = 64
 URL_CHARACTERS_MAX: Final = 2000
 MACS_MAX: Final = 16
 """Network cards of one machine."""
+WAVE_PAUSE_S_MAX: Final = 600.0
 WAIT_S_MAX: Final = 7 * 86_400.0
 _YEARS: Final = range(2, 9999)
 """Times near the calendar's ends overflow when converted to another time zone."""
@@ -113,6 +114,8 @@ def _whole(value: object) -> object:
     return value
 
 
+WaveSize = Annotated[int, Field(strict=False, ge=1, le=RECEIVER_COUNT_MAX), BeforeValidator(_whole)]
+WavePause = Annotated[float, Field(ge=0, le=WAVE_PAUSE_S_MAX, allow_inf_nan=False)]
 MachineCount = Annotated[int, Field(strict=False, ge=1, le=RECEIVER_COUNT_MAX), BeforeValidator(_whole)]
 
 
@@ -233,6 +236,13 @@ class RoomInput(RequestBody):
     boot_menu: bool = Field(
         default=True, description="Offer the menu of the live system before a machine boots from its disk."
     )
+    wake_wave_size: WaveSize | None = Field(
+        default=None, description="Machines that are woken at the same time; null for the daemon's number."
+    )
+    wake_pause_s: WavePause | None = Field(
+        default=None,
+        description="Seconds from one wave of woken machines to the next; null for the daemon's.",
+    )
 
 
 class RoomChange(PatchBody):
@@ -245,6 +255,8 @@ class RoomChange(PatchBody):
     enrolment: Literal["", "token", "approve"] = _given(str)
     unknown_machines: Literal["", "off", "ask", "auto"] = _given(str)
     boot_menu: bool = _given(bool)
+    wake_wave_size: WaveSize | None = None
+    wake_pause_s: WavePause | None = None
 
 
 class MachineInput(RequestBody):
@@ -388,6 +400,10 @@ class PlanInput(RequestBody):
         default=False,
         description="Encrypt the data on the network; always true if the daemon's casts.encrypt is.",
     )
+    wake: bool = Field(
+        default=False,
+        description="Wake the machines by Wake-on-LAN when they are to gather; max_wait_s counts from the last wave.",
+    )
 
 
 class CastInput(PlanInput):
@@ -396,6 +412,23 @@ class CastInput(PlanInput):
     start_at: Time | None = Field(
         default=None, description="Time to start; the cast stays planned until then."
     )
+
+
+class WakeInput(RequestBody):
+    """Machines to wake: a room, machines of a room, or machines of any rooms."""
+
+    room_id: RoomId | None = Field(
+        default=None, examples=["classroom-101"], description="Room to wake; its waves are used."
+    )
+    machine_ids: list[MachineId] = Field(
+        default=[], max_length=RECEIVER_COUNT_MAX, description="Machines to wake; empty for the whole room."
+    )
+
+    @model_validator(mode="after")
+    def _check_machines(self) -> Self:
+        if self.room_id is None and not self.machine_ids:
+            raise ValueError("name a room_id, or machines with machine_ids")
+        return self
 
 
 class CancelInput(RequestBody):

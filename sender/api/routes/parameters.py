@@ -21,6 +21,7 @@ MachineIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=MACHINE
 RoomIdPath = Annotated[str, Path(pattern=ROOM_ID_PATTERN, max_length=64, examples=["classroom-101"])]
 ScheduleIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
 TokenIdPath = Annotated[str, Path(pattern=PLAIN_ID_PATTERN, max_length=64)]
+WakeIdPath = Annotated[str, Path(pattern=CAST_ID_PATTERN, examples=["5e6f7a8b"])]
 RoomFilter = Annotated[
     str | None, Query(pattern=ROOM_ID_PATTERN, max_length=64, description="Only this room.")
 ]

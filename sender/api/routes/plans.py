@@ -42,4 +42,5 @@ def plan_of(services: Services, body: PlanInput) -> CastPlan:
         slow_below=body.slow_below,
         slow_for_s=body.slow_for_s,
         encrypt=body.encrypt or services.config.casts.encrypt,
+        wake=body.wake,
     )

@@ -39,6 +39,8 @@ async def add_room(services: ServicesOf, actor: ActorOf, body: RoomInput) -> Roo
         enrolment=body.enrolment,
         unknown_machines=body.unknown_machines,
         boot_menu=body.boot_menu,
+        wake_wave_size=body.wake_wave_size,
+        wake_pause_s=body.wake_pause_s,
         created_at=datetime.now(UTC),
     )
     return await services.store.run(services.store.rooms.add, room, audit=actor.note())

@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 
 import structlog
 
-from protocol.errors import DatabaseUnavailableError, ImageChangedError
+from protocol.errors import DatabaseError, DatabaseUnavailableError, ImageChangedError
+from sender.actors import Actor
 from sender.blocking_calls import start_blocking_call
 from sender.cast.cast_run import CastResult
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
@@ -20,13 +21,18 @@ from sender.daemon.jobs.cast_verdict import absent_machine, verdict
 from sender.daemon.jobs.job_timeline import JobEvent
 from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.ticket_office import TicketOffice
+from sender.daemon.waking.machine_waker import MachineWaker
+from sender.daemon.waking.wake_run import WavePace
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature
+from sender.labels import WAKE_REASONS
 from sender.library.library import Library
+from sender.refusals import RequestRefusedError
 from sender.store.records.casts import Cast, CastMachine, CastPhase
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import CONNECTED_STATES, FINAL_STATES, MachineState
 from sender.store.records.machines import Room
+from sender.store.records.wakes import ASLEEP_STATES, AWAKE_STATES, Wake
 from sender.store.store import Store
 
 _RETRY_S: Final = 2.0
@@ -44,6 +50,7 @@ class CastExecutor:
         registry: CastRegistry,
         sessions: SessionOpener,
         tickets: TicketOffice,
+        waker: MachineWaker,
         make_job: Callable[[Cast, EarlierRuns], CastJob],
     ) -> None:
         self._store = store
@@ -51,6 +58,7 @@ class CastExecutor:
         self._registry = registry
         self._sessions = sessions
         self._tickets = tickets
+        self._waker = waker
         self._make_job = make_job
 
     def add_job(self, cast: Cast, earlier: EarlierRuns | None = None) -> CastJob:
@@ -94,7 +102,8 @@ class CastExecutor:
                         f"{opened.path} holds another image than the one that was chosen: plan the cast again, or put "
                         "the old file back"
                     )
-                result = await self._run_session(job, image, opened.path, room)
+                waking_s = await self._wake(job, room)
+                result = await self._run_session(job, image, opened.path, room, waking_s)
                 while job.renewing and not _nobody_left(job):
                     job = self._renewed(job)
                     result = await self._run_session(job, image, opened.path, room)
@@ -107,12 +116,46 @@ class CastExecutor:
         else:
             _end(job, reason=result.summary.reason)
 
-    async def _run_session(self, job: CastJob, image: ImageFile, path: Path, room: Room | None) -> CastResult:
+    async def _wake(self, job: CastJob, room: Room | None) -> float:
+        """Wake the machines of a new cast if its plan says so; return the time until the last of them is called."""
+        if not job.cast.plan.wake or job.cast.run_count > 1:
+            return 0.0
+        store, timeline = self._store, job.timeline
+        machines = await _retry_until_available(lambda: store.run(store.machines.get_many, list(job.targets)))
+
+        def note_end(wake: Wake) -> None:
+            for machine in wake.machines:
+                if machine.state in ASLEEP_STATES:
+                    text = f"{machine.name} wasn't woken: {WAKE_REASONS[machine.state]}"
+                    timeline.add_event(JobEvent.MACHINE_NOT_AWAKE, text, machine.name)
+            awake_count = len(wake.names(AWAKE_STATES))
+            timeline.add_event(
+                JobEvent.WAKE_ENDED, f"{awake_count} of {len(wake.machines)} machines are awake"
+            )
+
+        try:
+            wake = await self._waker.wake(
+                machines, Actor(job.cast.created_by), room=room, cast_id=job.cast_id, on_end=note_end
+            )
+        except (RequestRefusedError, DatabaseError) as error:
+            # The cast takes the machines that are on.
+            timeline.add_event(JobEvent.WAKE_ENDED, f"the machines can't be woken: {error}")
+            return 0.0
+        waves = max(machine.wave for machine in wake.machines)
+        text = f"waking {len(machines)} machines, {wake.wave_size} at a time"
+        timeline.add_event(JobEvent.WAKE_STARTED, text + (f", in {waves} waves" if waves > 1 else ""))
+        return WavePace(wake.wave_size, wake.pause_s).duration_s(len(machines))
+
+    async def _run_session(
+        self, job: CastJob, image: ImageFile, path: Path, room: Room | None, waking_s: float = 0.0
+    ) -> CastResult:
         """Run one session of the cast, with keys of its own."""
         rows = list(job.records.machines.values())
         still_required = job.cast.required_count - sum(row.state in FINAL_STATES for row in rows)
         expected = len(_expected_back(rows)) if job.cast.casting_at is not None else None
-        policy = self._sessions.policy(job.cast, still_required=still_required, expected_back=expected)
+        policy = self._sessions.policy(
+            job.cast, still_required=still_required, expected_back=expected, waking_s=waking_s
+        )
         join_key = await _retry_until_available(lambda: self._tickets.join_key(job.cast_id))
         signature = self._library.best_signature(job.cast.plan.image_id, ImageSignature.of(image.header))
         with self._sessions.open(job, image, path, signature, policy, room, join_key) as run:

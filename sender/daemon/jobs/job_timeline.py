@@ -35,6 +35,9 @@ class JobEvent(enum.StrEnum):
     CANCELLED = "cancelled"
     MACHINE_FAILED = "machine_failed"
     MACHINE_REVOKED = "machine_revoked"
+    WAKE_STARTED = "wake_started"
+    WAKE_ENDED = "wake_ended"
+    MACHINE_NOT_AWAKE = "machine_not_awake"
     CAST_FAILED = "cast_failed"
 
 

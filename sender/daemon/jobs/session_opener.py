@@ -58,13 +58,16 @@ class SessionOpener:
         self._registry = registry
         self._is_revoked = is_revoked
 
-    def policy(self, cast: Cast, *, still_required: int, expected_back: int | None) -> CastPolicy:
+    def policy(
+        self, cast: Cast, *, still_required: int, expected_back: int | None, waking_s: float = 0.0
+    ) -> CastPolicy:
         """Return the session's policy.
 
         Args:
             cast: the record, as leased.
             still_required: required machines that haven't ended in an earlier run.
             expected_back: machines that an earlier run left unfinished; None if none had sent data.
+            waking_s: time until the last machine of the plan is called by Wake-on-LAN.
         """
         plan, casts = cast.plan, self._config.casts
         common = CastPolicy(
@@ -81,7 +84,7 @@ class SessionOpener:
         return dataclasses.replace(
             common,
             wait_for=max(1, still_required),
-            max_wait_s=plan.max_wait_s,
+            max_wait_s=None if plan.max_wait_s is None else plan.max_wait_s + waking_s,
             by_hand=plan.start is StartMode.MANUAL,
         )
 

@@ -57,6 +57,8 @@ rooms = sa.Table(
     _text("enrolment", server_default=sa.text("''")),
     _text("unknown_machines", server_default=sa.text("''")),
     sa.Column("boot_menu", sa.Boolean(), nullable=False, server_default=sa.true()),
+    sa.Column("wake_wave_size", sa.Integer()),
+    sa.Column("wake_pause_s", sa.Double()),
     sa.Column("created_at", UtcTime(), nullable=False),
     sa.Index(None, "name", "room_id"),
 )
@@ -283,6 +285,24 @@ cast_requests = sa.Table(
     sa.Index(None, "cast_id", "command", unique=True),
     sqlite_autoincrement=True,
 )
+
+wakes = sa.Table(
+    "wakes",
+    metadata,
+    sa.Column("wake_id", CleanText(), primary_key=True),
+    sa.Column("room_id", CleanText()),
+    sa.Column("cast_id", CleanText()),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    _text("created_by"),
+    sa.Column("wave_size", sa.Integer(), nullable=False),
+    _number("pause_s"),
+    sa.Column("machines", CleanJson(), nullable=False),
+    sa.Column("interfaces", CleanJson(), nullable=False),
+    _text("problem"),
+    sa.Column("ended_at", UtcTime()),
+    sa.Index(None, "created_at", "wake_id"),
+)
+"""``machines`` has the names and results at that time: rooms and machines can be renamed or removed later."""
 
 schedules = sa.Table(
     "schedules",

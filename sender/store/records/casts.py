@@ -72,6 +72,7 @@ class CastPlan:
         share: leave other traffic its share.
         slow: ``wait``, ``demote`` or ``drop``, as ``diskcast send --slow``.
         encrypt: encrypt the data on the network.
+        wake: wake the machines when they are to gather.
     """
 
     image_id: str
@@ -89,6 +90,7 @@ class CastPlan:
     slow_below: float = SLOW_BELOW_DEFAULT
     slow_for_s: float = SLOW_FOR_S_DEFAULT
     encrypt: bool = False
+    wake: bool = False
 
     def includes(self, machine: Machine) -> bool:
         """Return whether the cast is planned for this machine."""

@@ -13,6 +13,8 @@ class MachineState(OpenStrEnum):
     OFFLINE = "offline"
     BOOTING = "booting"
     """Loading the live system over the network."""
+    WAKING = "waking"
+    """Being woken by Wake-on-LAN."""
     IDLE = "idle"
     """Waiting for a cast."""
     ASSIGNED = "assigned"

@@ -45,6 +45,8 @@ class Room:
         machine_count: number of its machines.
         unknown_machines: rule for unknown machines that boot over the network; empty: the daemon's.
         boot_menu: a machine that boots from its disk offers the menu of the live system first.
+        wake_wave_size: machines that are woken at the same time; None: the daemon's number.
+        wake_pause_s: seconds from one wave of them to the next; None: the daemon's.
     """
 
     room_id: str
@@ -57,6 +59,8 @@ class Room:
     enrolment: str = ""
     unknown_machines: str = ""
     boot_menu: bool = True
+    wake_wave_size: int | None = None
+    wake_pause_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

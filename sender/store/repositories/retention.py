@@ -51,6 +51,8 @@ class Retention(AuditedRepository):
                     lines += removed if table is tables.cast_machines else 0
             if time.monotonic() < end:
                 casts += self._remove_casts(cast_ids)
+        while time.monotonic() < end and self._remove_wakes(before):
+            pass
         while time.monotonic() < end and (removed := self._remove_audit(before)):
             entries += removed
         unfinished = time.monotonic() >= end
@@ -80,6 +82,12 @@ class Retention(AuditedRepository):
         for table in (tables.cast_timelines, tables.cast_requests, tables.cast_keys):
             self._connection.execute(sa.delete(table).where(table.c.cast_id.in_(cast_ids)))
         return self._connection.execute(sa.delete(tables.casts).where(_CAST.cast_id.in_(cast_ids))).rowcount
+
+    @writing
+    def _remove_wakes(self, before: datetime) -> int:
+        wake = tables.wakes.c
+        chosen = sa.select(wake.wake_id).where(wake.created_at < before).order_by(wake.created_at).limit(100)
+        return self._connection.execute(sa.delete(tables.wakes).where(wake.wake_id.in_(chosen))).rowcount
 
     @writing
     def _remove_audit(self, before: datetime) -> int:

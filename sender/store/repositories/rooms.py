@@ -26,6 +26,8 @@ class RoomUpdate(TypedDict, total=False):
     enrolment: str
     unknown_machines: str
     boot_menu: bool
+    wake_wave_size: int | None
+    wake_pause_s: float | None
 
 
 class Rooms(AuditedRepository):
@@ -45,6 +47,8 @@ class Rooms(AuditedRepository):
             "enrolment": room.enrolment,
             "unknown_machines": room.unknown_machines,
             "boot_menu": room.boot_menu,
+            "wake_wave_size": room.wake_wave_size,
+            "wake_pause_s": room.wake_pause_s,
         }
         self._connection.execute(sa.insert(tables.rooms).values(**values, created_at=room.created_at))
         self._audit.note(audit, "room.create", f"room {room.room_id}", values)

@@ -240,6 +240,7 @@ function planList(cast) {
     ["Rate", plan.rate_bytes_per_s ? `fixed at ${formatRate(plan.rate_bytes_per_s)}` : plan.rate_max_bytes_per_s ? `automatic, at most ${formatRate(plan.rate_max_bytes_per_s)}` : "automatic"],
     ["Other traffic", plan.share && "shares the link"],
     ["Encryption", plan.encrypt && "AES-256-GCM on the network"],
+    ["Wake-on-LAN", plan.wake && "before the machines gather"],
     ["Slow machines", SLOW_POLICIES[plan.slow]?.text ?? plan.slow],
     ["Created", [`${formatDateTime(cast.created_at)} by ${cast.created_by} · `, h("a", { href: to(["audit"], { subject: `cast ${cast.cast_id}` }) }, "audit log")]],
     ["Daemon", cast.owner],

@@ -14,6 +14,7 @@ import { addMachines } from "../machine_enrolment.js";
 import { changeRoom, importMachines } from "../room_dialogs.js";
 import { go, to } from "../router.js";
 import { mayOperate, overview, roomNames } from "../store.js";
+import { wakeButton } from "../waking.js";
 import { hasEnded, MACHINE_STATES } from "../labels.js";
 import { newCastLink } from "./overview.js";
 
@@ -81,7 +82,8 @@ export async function show({ params, query, signal, live, reload }) {
     const total = grid.tiles.size;
     tools.element.hidden = summary.hidden = total === 0;
     const shown = grid.shownCount;
-    const offlineCount = grid.counts().get("offline") ?? 0;
+    const counts = grid.counts();
+    const offlineCount = ["offline", "waking", "booting"].reduce((sum, state) => sum + (counts.get(state) ?? 0), 0);
     setText(summary, shown === total ? `${formatCount(total, "machine")}, ${total - offlineCount} online` : `${shown} of ${formatCount(total, "machine")} shown`);
     if (!total) {
       if (!empty.firstChild) fill(empty, emptyState("room", "No machines in this room yet.", h("p", {}, mayOperate() ? "Import a list, or assign a machine that has checked in." : "An operator can import a list.")));
@@ -109,6 +111,7 @@ export async function show({ params, query, signal, live, reload }) {
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => addMachines(room.room_id) }, icon("plus"), "Add machines"),
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => importMachines(room, reload) }, icon("upload"), "Import machines"),
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => changeRoom(room, reload) }, icon("edit"), "Edit room"),
+        mayOperate() && wakeButton("Wake machines", `Wake the machines of ${title}?`, { room_id: room.room_id }),
         newCastLink({ room: roomId }),
       ],
     }), layout);

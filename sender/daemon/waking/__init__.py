@@ -1,0 +1,1 @@
+"""Wake-on-LAN: magic packets to machines, in waves, and the machines' signs of life."""
