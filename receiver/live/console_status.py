@@ -300,8 +300,9 @@ class ConsoleReporter(BootReporter):
         self._plain.stopped()
         self.refresh()
         deadline_s = time.monotonic() + CLOSE_WAIT_S
-        for console in (*self._screens, *self._line_consoles):
-            console.idle.wait(max(0.0, deadline_s - time.monotonic()))
+        idle = [screen.idle for screen in self._screens] + [line.idle for line in self._line_consoles]
+        for event in idle:
+            event.wait(max(0.0, deadline_s - time.monotonic()))
 
 
 class ConsoleObserver(PlainObserver):

@@ -1,4 +1,4 @@
-"""The interface of the live system's reporter: it shows steps, errors and the agent's events to people at the machine."""
+"""The interface of the live system's reporter, which shows steps, errors and the agent's events."""
 
 from __future__ import annotations
 

@@ -42,6 +42,10 @@ export const MACHINE_STATES = {
     "text": "Complete",
     "tone": "good"
   },
+  "waking": {
+    "text": "Waking",
+    "tone": "soft"
+  },
   "booting": {
     "text": "Booting",
     "tone": "soft"

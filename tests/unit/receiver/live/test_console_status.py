@@ -17,7 +17,7 @@ import pytest
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import TargetInUseError
 from protocol.model.bottleneck import Cause
-from receiver.live.console_status import CONSOLE_PREFIX, ConsoleReporter, LineConsole, Screen
+from receiver.live.console_status import ConsoleReporter, LineConsole, Screen
 from receiver.live.messages import CONSOLE_PREFIX, NO_DHCP
 from receiver.live.status_model import Explanation, RemainingTime, StatusModel, explain, rough_duration
 from receiver.live.status_page import draw_page, row_text
