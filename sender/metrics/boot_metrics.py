@@ -6,6 +6,8 @@ from typing import Final
 
 from prometheus_client import Counter
 
+from sender.store.records.boots import BootReason
+
 BOOTS: Final = Counter(
     "diskcast_boots",
     "Decided boots of machines over the network, by the system that they boot and the reason.",
@@ -28,6 +30,8 @@ IMAGE_REFUSALS: Final = Counter(
 )
 
 # Each series exists from the start, so that an alert sees the first refusal as an increase.
+for _boot in BootReason:
+    BOOTS.labels(_boot.action.value, _boot.value)
 for _reason in ("spent", "foreign_machine"):
     BOOT_TOKEN_REFUSALS.labels(_reason)
 for _reason in ("untrusted", "unsigned", "rollback"):

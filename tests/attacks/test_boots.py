@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 from protocol.model.session_records import MachineIdentity
 from tests.attacks.test_enrolment import check_in_of
 from tests.support.network.lab import LIMIT_S
+from tests.support.postgres.server import postgres_server
 from tests.support.programs.serving import Daemon
 
 MAC, OTHER_MAC = "02:00:00:00:00:21", "02:00:00:00:00:22"
@@ -68,3 +71,23 @@ def test_33_the_boot_token_of_one_machine_enrols_no_other(daemon: Daemon) -> Non
     found = daemon.ask("GET", f"/machines/{victim['machine_id']}")
     assert found["enrolment"] != "enrolled"
     assert found["macs"] == [OTHER_MAC]
+
+
+def test_33_a_boot_token_is_single_use_at_all_daemons_of_a_database(tmp_path: Path) -> None:
+    """Otherwise a second daemon of the site accepts every boot script once more."""
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres_server()).new_database()
+        settings: dict[str, dict[str, object]] = {
+            "server": {"database": database, "unknown_machines": "auto"}
+        }
+        first = stack.enter_context(Daemon(tmp_path / "first", settings=settings))
+        other = stack.enter_context(Daemon(tmp_path / "other", settings=settings))
+        token = first.ask("POST", "/boots", {"mac": MAC})["boot_token"]
+        honest = check_in_of("pc21", MachineIdentity((MAC,), "", ""))
+        secret = claim(other, token, honest).json()["machine_secret"]
+        assert secret
+        assert claim(first, token, {**honest, "agent_id": "another run"}).status_code == 401
+        assert claim(other, token, {**honest, "agent_id": "a third run"}).status_code == 401
+        assert audited(first).count("boot.replayed") == 1
+        rebooted = other.ask("POST", "/boots", {"mac": MAC})
+        assert rebooted["action"] == "disk", "nothing is planned"

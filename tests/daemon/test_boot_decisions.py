@@ -186,6 +186,10 @@ def test_a_token_of_one_room_boots_no_machine_of_another(desk: Desk) -> None:
     desk.store.rooms.add(room("attic"))
     answer = desk.decide(room_id="attic")
     assert (answer.action, answer.reason) == (BootAction.DISK, BootReason.OTHER_ROOM)
+    assert (answer.machine, answer.machine_id) == ("", None)
+    unchanged = desk.store.machines.get(desk.pc07.machine_id)
+    assert unchanged is not None
+    assert unchanged.booted_at is None
     assert desk.decide(room_id="lab").action is BootAction.LIVE
     with pytest.raises(RequestRefusedError, match="is for room 'attic'"):
         desk.decide(dataclasses.replace(REPORT, room_id="lab"), room_id="attic")

@@ -33,16 +33,6 @@ from sender.store.store import Store
 PLANNED_AHEAD: Final = timedelta(minutes=15)
 """Time before the start of a planned cast from which its machines boot the live system and wait there."""
 
-_LIVE_REASONS: Final = frozenset(
-    {
-        BootReason.CAST,
-        BootReason.REQUESTED,
-        BootReason.MENU,
-        BootReason.UNKNOWN_MACHINE,
-        BootReason.APPROVAL,
-    }
-)
-
 _log = structlog.get_logger(__name__)
 
 
@@ -62,7 +52,7 @@ class Decision:
     @property
     def action(self) -> BootAction:
         """The system that the machine boots."""
-        return BootAction.LIVE if self.reason in _LIVE_REASONS else BootAction.DISK
+        return self.reason.action
 
     @property
     def mode(self) -> BootMode:
@@ -121,6 +111,10 @@ class BootDecisions:
         )
         cast = None if machine is None else await self._waiting_cast(machine)
         decision = decide_boot(report, subject, cast, rule, token_room_id=room_id)
+        if decision.reason is BootReason.OTHER_ROOM:
+            # A token of one room neither reads nor changes anything of a machine of another.
+            subject = dataclasses.replace(subject, machine=None, room=None)
+            machine = None
         secret = await self._record(report, subject, decision, actor)
         if decision.action is BootAction.LIVE and not secret:
             decision = Decision(
@@ -221,7 +215,7 @@ def decide_boot(
             return Decision(BootReason.REVOKED, f"{machine.name} is revoked")
         if token_room_id is not None and machine.room_id not in (None, token_room_id):
             return Decision(
-                BootReason.OTHER_ROOM, f"{machine.name} is in another room than the boot service's token"
+                BootReason.OTHER_ROOM, "the machine is in another room than the boot service's token"
             )
     if report.menu:
         if room is not None and not room.boot_menu:

@@ -66,6 +66,22 @@ class BootReason(OpenStrEnum):
     TOO_MANY = "too_many"
     """Too many boot tokens are unused."""
 
+    @property
+    def action(self) -> BootAction:
+        """The system that a machine boots for this reason."""
+        return BootAction.LIVE if self in _LIVE_REASONS else BootAction.DISK
+
+
+_LIVE_REASONS = frozenset(
+    {
+        BootReason.CAST,
+        BootReason.REQUESTED,
+        BootReason.MENU,
+        BootReason.UNKNOWN_MACHINE,
+        BootReason.APPROVAL,
+    }
+)
+
 
 class UnknownMachines(enum.StrEnum):
     """The rule for unknown machines that boot."""
