@@ -69,8 +69,9 @@ _LOADER_FILES: Final[Mapping[Loader, str]] = {
 _CHECKED_TOOLS: Final = (
     ("busybox", "true"), ("btrfs", "--version"), ("e2fsck", "-V"), ("efibootmgr", "--version"),
     ("ethtool", "--version"), ("ip", "-V"), ("kmod", "--version"), ("lsblk", "--version"),
-    ("mount", "--version"), ("mtools", "--version"), ("ntfsresize", "--version"), ("resize2fs", "-V"),
+    ("mount", "--version"), ("ntfsresize", "--version"), ("resize2fs", "-V"),
     ("sfdisk", "--version"), ("sgdisk", "--version"), ("smartctl", "--version"), ("udevadm", "--version"),
+    ("/usr/lib/systemd/systemd-udevd", "--version"),
     ("unshare", "--version"), ("wipefs", "--version"), ("xfs_growfs", "-V"), ("xfs_repair", "-V"),
 )  # fmt: skip
 

@@ -18,7 +18,6 @@ PACKAGES: Final = (
     "libisal2",
     "libpython3-stdlib",
     "mount",
-    "mtools",
     "ntfs-3g",
     "python3-minimal",
     "smartmontools",
@@ -42,36 +41,31 @@ KERNEL_PACKAGES: Final = {"generic": "linux-image-amd64", "cloud": "linux-image-
 
 PROGRAMS: Final = (
     # Partition tables, filesystems and firmware: what the agent runs (receiver/disk/fit/programs.py).
-    "btrfs", "e2fsck", "efibootmgr", "mdir", "mount", "ntfsresize", "resize2fs", "sfdisk", "sgdisk", "umount",
+    "btrfs", "e2fsck", "efibootmgr", "mount", "ntfsresize", "resize2fs", "sfdisk", "sgdisk", "umount",
     "xfs_growfs", "xfs_logprint", "xfs_repair",
-    # For a technician at the console, and the agent's doctor.
-    "blkid", "blockdev", "dumpe2fs", "ethtool", "fdisk", "findmnt", "ip", "losetup", "lsblk", "ntfs-3g", "smartctl",
-    "unshare", "wipefs", "xfs_db",
     # Start of the live system.
-    "busybox", "kmod", "modprobe", "udevadm", "depmod", "insmod", "lsmod", "modinfo", "rmmod", "systemd-udevd",
-    "python3", "mount.ntfs", "mount.ntfs-3g", "fsck.xfs", "fsck.btrfs", "btrfsck", "mtools", "lspci", "agetty",
-    "setsid", "dmesg", "hexdump", "switch_root", "swapon", "mkswap", "tune2fs", "mke2fs", "mkfs.xfs", "mkfs.ext4",
+    "busybox", "depmod", "insmod", "ip", "kmod", "lsmod", "modinfo", "modprobe", "python3", "rmmod", "udevadm",
+    # For a technician at the console.
+    "blkid", "blockdev", "dmesg", "ethtool", "fdisk", "findmnt", "losetup", "lsblk", "mount.ntfs",
+    "mount.ntfs-3g", "ntfs-3g", "smartctl", "unshare", "wipefs",
 )  # fmt: skip
 """Programs that stay; busybox has the common ones."""
 
 _PYTHON_UNWANTED: Final = (
-    "__pycache__", "config-", "ctypes/test", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3",
-    "pydoc_data", "sqlite3", "test", "tkinter", "turtledemo", "unittest/test", "venv", "xmlrpc",
-    "asyncio/windows", "curses/has_key", "turtle.py", "pydoc.py", "doctest.py", "pdb.py", "_pydecimal.py",
-    "imaplib.py", "nntplib.py", "smtpd.py", "smtplib.py", "ftplib.py", "telnetlib.py", "poplib.py",
-    "mailbox.py", "pickletools.py", "tracemalloc_", "zipapp.py", "cgi.py",
+    "__pycache__", "_pydecimal.py", "asyncio/", "cgi.py", "config-", "ctypes/test", "curses/", "dbm", "distutils",
+    "doctest.py", "ensurepip", "ftplib.py", "idlelib", "imaplib.py", "lib2to3", "mailbox.py", "nntplib.py",
+    "pdb.py", "pickletools.py", "poplib.py", "pydoc.py", "pydoc_data", "smtpd.py", "smtplib.py", "sqlite3",
+    "telnetlib.py", "test/", "tkinter", "turtle.py", "turtledemo", "unittest/", "venv", "xmlrpc", "zipapp.py",
 )  # fmt: skip
 """Start of paths below ``usr/lib/python3.X/``."""
 _EXTENSIONS_UNWANTED: Final = (
-    "_codecs_", "_crypt", "_dbm", "_sqlite3", "_test", "_tkinter", "_xx", "audioop", "nis", "ossaudiodev",
-    "xxlimited",
+    "_asyncio", "_codecs_", "_crypt", "_curses", "_dbm", "_sqlite3", "_test", "_tkinter", "_xx", "audioop", "nis",
+    "ossaudiodev", "readline", "xxlimited",
 )  # fmt: skip
-_CODE_PAGES: Final = ("IBM850.so", "gconv-modules", "gconv-modules.cache", "gconv-modules-extra.conf")
-"""Needed by mtools: it converts names on FAT from code page 850."""
-_LIBRARIES: Final = re.compile(r"usr/lib/[a-z0-9_]+-linux-gnu/(?:gconv/(?P<gconv>.+)|(?P<rest>.+))")
+_LIBRARIES: Final = re.compile(r"usr/lib/[a-z0-9_]+-linux-gnu/(?P<name>.+)")
 _LIBRARY_FOLDERS_KEPT: Final = ("engines-3", "ossl-modules")
 _DROPPED: Final = (
-    "etc/", "var/", "usr/include/", "usr/share/", "usr/games/", "usr/src/", "usr/lib/systemd/system",
+    "etc/", "var/", "usr/include/", "usr/share/", "usr/games/", "usr/src/", "usr/lib/systemd/system/",
     "usr/lib/systemd/network", "usr/lib/valgrind", "usr/lib/udev/hwdb", "usr/lib/cruft", "usr/lib/init",
     "usr/lib/mime", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/girepository", "usr/lib/pcmciautils",
     "usr/lib/xfsprogs", "usr/lib/initramfs-tools", "usr/lib/dracut", "usr/lib/pkgconfig",
@@ -102,7 +96,5 @@ def is_wanted(path: str) -> bool:
             return not inside.removeprefix("lib-dynload/").startswith(_EXTENSIONS_UNWANTED)
         return not inside.startswith(_PYTHON_UNWANTED)
     if match := _LIBRARIES.fullmatch(path):
-        if match["gconv"]:
-            return match["gconv"].startswith(_CODE_PAGES)
-        return "/" not in match["rest"] or match["rest"].startswith(_LIBRARY_FOLDERS_KEPT)
+        return "/" not in match["name"] or match["name"].startswith(_LIBRARY_FOLDERS_KEPT)
     return True

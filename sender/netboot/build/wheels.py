@@ -22,6 +22,8 @@ from sender.netboot.host_programs import find_program, run_host_program
 LOCK_FILE: Final = "agent.lock"
 AGENT_PACKAGES: Final = ("protocol", "receiver")
 """Packages of this program that the agent consists of."""
+_AGENT_UNWANTED: Final = ("sending",)
+"""Parts of them that only senders use."""
 
 _UNWANTED: Final = re.compile(
     r"(^|/)(tests|_tests|testing|include|__pycache__)/|\.(pyi|pxd|c|h|hpp|a|md)$|py\.typed$|"
@@ -171,7 +173,7 @@ def installed_package(name: str) -> Path:
 def copy_agent(site: Path, packages: Collection[str] = AGENT_PACKAGES) -> None:
     """Copy the agent of this installation into a directory of Python packages, with its name and version."""
     for name in packages:
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", *_AGENT_UNWANTED)
         shutil.copytree(installed_package(name), site / name, ignore=ignored)
     version = importlib.metadata.version("diskcast")
     metadata = site / f"diskcast-{version}.dist-info" / "METADATA"

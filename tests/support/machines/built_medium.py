@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +20,17 @@ BUILD_LIMIT_S: Final = 900.0
 QUICK: Final = ("--cloud", "--quick")
 
 
-def build_medium(output: Path, *options: str) -> dict[str, Any]:
+def build_medium(output: Path, *options: str, prefix: Sequence[str] = ()) -> dict[str, Any]:
     """Run ``diskcast netboot build`` and return its result; packages are cached between runs.
 
     It needs a network, so it doesn't run in a namespace of a test.
+
+    Args:
+        output: the medium's directory.
+        options: of the command.
+        prefix: a program that runs it as somebody else.
     """
-    command = diskcast("netboot", "build", "--output", output, "--json", *options)
+    command = [*prefix, *diskcast("netboot", "build", "--output", output, "--json", *options)]
     done = subprocess.run(
         command,
         cwd=REPOSITORY,
