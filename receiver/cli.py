@@ -23,6 +23,9 @@ COMMANDS: Final = {
         "receiver.restore.list_disks_command:disks",
         "List this machine's disks and whether they can be targets.",
     ),
+    "menu": Implementation(
+        "receiver.live.menu.command:menu", "Image this machine by a menu, for a technician at its console."
+    ),
     "doctor": Implementation("receiver.doctor.command:doctor", "Check that this machine can receive casts."),
 }
 """Commands by name; each is imported only when it runs, so the agent starts within a second."""

@@ -26,7 +26,7 @@ from receiver.live.messages import (
     AGENT_FAILED,
     DEVICES_MISSED,
     INVALID_SETTING,
-    NO_MENU,
+    MENU_FAILED,
     NOT_ADMITTED,
     UNKNOWN_PARAMETER,
     BootStopError,
@@ -44,7 +44,8 @@ TOKEN_FILE: Final = Path("/etc/diskcast/token")
 """A token for enrolment, inside a signed image."""
 
 AGENT_STARTED: Final = "agent started"
-"""Marker for tests, and for people who read a serial console's log."""
+MENU_STARTED: Final = "menu started"
+"""Markers for tests, and for people who read a serial console's log."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,8 +112,22 @@ def _run_agent(parameters: BootParameters, reporter: BootReporter) -> None:
 
 
 def _run_menu(parameters: BootParameters, reporter: BootReporter) -> None:
-    """Run the menu for one machine."""
-    raise BootStopError(NO_MENU.text())
+    """Run the menu for one machine, also without a network: an image may be on a stick."""
+    from receiver.live.menu.live_menu import console_paths, menu_settings, run_live_menu
+
+    lease, name = None, platform.node()
+    try:
+        context = connect(parameters, reporter)
+        lease, name = context.lease, context.name
+    except BootStopError as stop:
+        reporter.step(str(stop))
+    try:
+        settings = menu_settings(parameters, lease, name, enrolment_token(parameters))
+        reporter.step(MENU_STARTED)
+        reporter.close()
+        run_live_menu(settings, console_paths())
+    except DiskcastError as error:
+        raise BootStopError(MENU_FAILED.text(error=error), untouched=False) from error
 
 
 def _run_shell(parameters: BootParameters, reporter: BootReporter) -> None:
@@ -145,6 +160,15 @@ def connect(parameters: BootParameters, reporter: BootReporter) -> LiveContext:
     return LiveContext(parameters, lease, name, reporter)
 
 
+def enrolment_token(parameters: BootParameters) -> str:
+    """Return the token that enrols this machine: of this boot, or inside a signed image; empty if there is none.
+
+    Raises:
+        ConfigurationError: the file contains no token.
+    """
+    return parameters.boot_token or (read_token(TOKEN_FILE) if TOKEN_FILE.exists() else "")
+
+
 def serve(context: LiveContext) -> None:
     """Run the agent until it restarts the machine.
 
@@ -156,7 +180,7 @@ def serve(context: LiveContext) -> None:
 
     assert context.lease is not None, "only the menu runs without a network"
     try:
-        token = context.parameters.boot_token or (read_token(TOKEN_FILE) if TOKEN_FILE.exists() else "")
+        token = enrolment_token(context.parameters)
         options = agent_options(context.parameters, context.lease, context.name, token)
         context.reporter.step(AGENT_STARTED)
         serve_casts(options, context.reporter)

@@ -225,10 +225,10 @@ AGENT_FAILED: Final = BootMessage(
     "An error that waiting doesn't repair; the line names it.",
     "See [troubleshooting](troubleshooting.md).",
 )
-NO_MENU: Final = BootMessage(
-    "this live system has no menu",
-    "It was built without it.",
-    "Boot with diskcast.mode=run.",
+MENU_FAILED: Final = BootMessage(
+    "the menu stopped: {error}",
+    "No console is connected, or the machine can't be restarted; the message has the cause.",
+    "Connect a screen or a serial line and restart the machine.",
 )
 
 MESSAGES: Final = tuple(value for value in vars().copy().values() if isinstance(value, BootMessage))

@@ -52,9 +52,21 @@ def restore(
         StorageError: writing failed, or the target read back wrong; it is incomplete.
         FitError: the image is on the target, but couldn't be fitted to it.
     """
+    with open_image(image_path) as image:
+        restore_opened(image, selector, progress, options, image_path=image_path)
+
+
+def restore_opened(
+    image: ImageSource,
+    selector: str | Path,
+    progress: DiskProgress,
+    options: TargetOptions = DEFAULTS,
+    *,
+    image_path: Path | None = None,
+) -> None:
+    """Write an opened image as :func:`restore` does; ``image_path`` is its file, if that is on this machine."""
     started_s = time.monotonic()
     with (
-        open_image(image_path) as image,
         open_chosen(selector, options, raw_bytes=image.manifest.raw_bytes, image_path=image_path) as target,
         tuned_queue(target),
         BlockSink(target, image.manifest) as sink,
@@ -188,7 +200,7 @@ def _write_step(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], 
     for block, outcome in zip(blocks.tolist(), sink.write_blocks(stored), strict=True):
         if outcome is Outcome.WRONG:
             raise ImageDamagedError(
-                f"{image.path}: {_place(manifest, block)} was altered: its stored bytes don't match its hash; copy "
+                f"{image.name}: {_place(manifest, block)} was altered: its stored bytes don't match its hash; copy "
                 f"the image again; {sink.target.path} is incomplete"
             )
     return manifest.raw_bytes_of(blocks)

@@ -124,6 +124,7 @@ class AgentService:
         receive: Receive,
         log: ServiceLog,
         exit_after_success: bool = False,
+        wants: Callable[[Assignment], bool] = lambda _assignment: True,
     ) -> None:
         """Args:
         ring: the daemons to check in with.
@@ -133,6 +134,7 @@ class AgentService:
         receive: receives a cast; :func:`receiver.reception.receive.receive_cast`.
         log: notified of events.
         exit_after_success: stop after a successful cast.
+        wants: returns whether to receive an assigned cast; one that isn't wanted is declined for now.
         """
         self._ring = ring
         self._description = description
@@ -141,6 +143,7 @@ class AgentService:
         self._receive = receive
         self._log = log
         self._exit_after_success = exit_after_success
+        self._wants = wants
         self._agent_id = secrets.token_hex(16)
         self._unrecorded: dict[CastId, CastOutcome] = {}
         self._last_cast: CastId | None = None
@@ -207,6 +210,8 @@ class AgentService:
         outcome = self._unrecorded.get(assignment.cast_id)
         if outcome is not None and outcome.success:
             return False  # the image is on the target; the daemon hasn't recorded that yet
+        if not self._wants(assignment):
+            return False
         return assignment.cast_id != self._last_cast or trio.current_time() >= self._retry_at
 
     async def _check_in(self, state: AgentState, *, wait_s: float = 0.0) -> CheckInAnswer:

@@ -41,6 +41,10 @@ class MachineCredentials:
         """True if this machine has a secret."""
         return bool(self._secret)
 
+    def use_token(self, token: str) -> None:
+        """Enrol with this token instead of the first one."""
+        self._token = token
+
     def keep(self, secret: str) -> str:
         """Use this secret from now on.
 

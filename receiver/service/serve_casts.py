@@ -16,6 +16,7 @@ from protocol.program.peer_trust import PeerTrust
 from receiver.reception.machine_identity import describe_machine
 from receiver.reception.machine_options import MachineOptions
 from receiver.reception.network.interface import require_interface
+from receiver.reception.options import ReceiveOptions
 from receiver.reception.receive import receive_cast
 from receiver.service.agent_service import AgentDescription, AgentService
 from receiver.service.log import ServiceLog
@@ -90,29 +91,43 @@ def _build_service(options: ServiceOptions, log: ServiceLog) -> AgentService:
     machine = options.machine
     credentials = MachineCredentials(options.token, options.trust.state_directory)
     clients = [ServerClient(url, credentials, options.certificates) for url in options.servers]
+    return AgentService(
+        DaemonRing(clients, random.Random()),
+        describe_agent(machine),
+        reception_options(options),
+        credentials,
+        receive=receive_cast,
+        log=log,
+        exit_after_success=options.after is not AfterCast.WAIT,
+    )
+
+
+def describe_agent(machine: MachineOptions) -> AgentDescription:
+    """Return the facts that check-ins carry.
+
+    Raises:
+        ConfigurationError: this machine has no identity.
+    """
     identity = machine.identity()
     if not any((identity.macs, identity.serial, identity.asset_tag)):
         raise ConfigurationError(
             f"this machine has no identity: {machine.interface} has no hardware address, and the firmware no serial "
             "number or asset tag; name it with --identity, for example --identity pc07"
         )
-    return AgentService(
-        DaemonRing(clients, random.Random()),
-        AgentDescription(
-            name=machine.name,
-            version=importlib.metadata.version("diskcast"),
-            identity=identity,
-            inventory=describe_machine(machine.interface),
-        ),
-        machine.receive_options(
-            options.target,
-            options.target_options,
-            options.trust,
-            join_timeout_s=JOIN_TIMEOUT_S,
-            sender_timeout_s=SENDER_TIMEOUT_S,
-        ),
-        credentials,
-        receive=receive_cast,
-        log=log,
-        exit_after_success=options.after is not AfterCast.WAIT,
+    return AgentDescription(
+        name=machine.name,
+        version=importlib.metadata.version("diskcast"),
+        identity=identity,
+        inventory=describe_machine(machine.interface),
+    )
+
+
+def reception_options(options: ServiceOptions) -> ReceiveOptions:
+    """Return the options of every reception."""
+    return options.machine.receive_options(
+        options.target,
+        options.target_options,
+        options.trust,
+        join_timeout_s=JOIN_TIMEOUT_S,
+        sender_timeout_s=SENDER_TIMEOUT_S,
     )

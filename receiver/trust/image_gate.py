@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from protocol.control.control_messages import CastDescription
 from protocol.errors import RollbackError, TrustError
-from protocol.trust.image_policy import AcceptedImage
+from protocol.trust.image_policy import AcceptedImage, OfferedImage
 from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.rollback_floors import RollbackFloors
 
@@ -45,16 +45,27 @@ class ImageGate:
                 f"the daemon assigned the image {assigned_id.hex()}, but the sender at {cast.control_url} casts "
                 f"{offered.image_id.hex()}: find out who runs that sender"
             )
-        self._floors.prepare()
-        accepted = self._options.policy(cast.signer).accept(
-            offered, now=self._now(), floors=self._floors.load()
-        )
+        accepted = self.accept_offered(offered, cast.signer)
         if accepted.verified is not None and accepted.verified.statement.version < version_min:
             raise RollbackError(
                 f"{accepted.name!r} has version {accepted.verified.statement.version}, and the daemon requires "
                 f"{version_min} or later: cast a newer version"
             )
         return accepted
+
+    def accept_offered(self, offered: OfferedImage, signer: str = "") -> AcceptedImage:
+        """Return an image of any source as accepted.
+
+        Args:
+            offered: the image with its signature.
+            signer: the signer's key as the source names it; it counts only if a join code names it too.
+
+        Raises:
+            TrustError: this machine doesn't accept the image.
+            ConfigurationError: a source of trust is invalid.
+        """
+        self._floors.prepare()
+        return self._options.policy(signer).accept(offered, now=self._now(), floors=self._floors.load())
 
     def completed(self, accepted: AcceptedImage) -> None:
         """Keep the version of an image that is verified on the target as the floor of its name.

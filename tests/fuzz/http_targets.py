@@ -20,7 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from protocol.control import control_messages as messages
+from protocol.errors import ProtocolError
 from protocol.model.session_records import JoinRequest
+from receiver.restore.http_image import parse_content_range_untrusted
 from sender.api.bodies.request_models import SessionInput
 from sender.api.guard.auth import Access
 from sender.api.guard.guarded_route import _body_untrusted
@@ -169,6 +171,12 @@ _NO_ACCESS: Any = None
 _SESSION: Final = TypeAdapter(SessionInput)
 
 TARGETS = (
+    Target(
+        "range of a web server's answer",
+        lambda data: parse_content_range_untrusted(data.decode("latin-1")),
+        (ProtocolError,),
+        lambda: [b"bytes 0-4095/65536", b"bytes 10-10/11"],
+    ),
     Target(
         "body of a sign-in",
         _SESSION.validate_json,

@@ -1,0 +1,119 @@
+"""The preflight: a technician sees every reason against an image before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from protocol.constants import GIB, MIB
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
+from protocol.trust.image_policy import AcceptedImage
+from receiver.disk.inventory.disk_contents import DiskContents
+from receiver.live.menu.choices import COLUMNS
+from receiver.live.menu.preflight import (
+    Check,
+    Grade,
+    ImageFacts,
+    MachineFacts,
+    check_all,
+    firmwares_of,
+    read_machine_facts,
+    refused,
+    report,
+)
+from receiver.restore.listed_disks import ListedDisk
+from receiver.target.eligibility import ImageNeeds, judge
+from tests.support.disks.disk_layouts import EFI_GUID, LINUX_GUID
+from tests.support.network.fake_machine import FakeMachine
+
+ALLOWED = AcceptedImage(bytes(32), "lab", None, "unsigned")
+MACHINE = MachineFacts(uefi=True, memory_bytes=2 * GIB)
+BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
+
+
+def layout(table: TableKind, *types: str) -> DiskLayout:
+    parts = tuple(Partition(number, number * MIB, MIB, kind) for number, kind in enumerate(types, 1))
+    return DiskLayout(table, 512, parts)
+
+
+IMAGE = ImageFacts("lab", GIB, layout(TableKind.GPT, EFI_GUID, LINUX_GUID))
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> ListedDisk:
+    machine = FakeMachine(tmp_path)
+    machine.disk("sda", "8:0", files={"device/model": "Samsung SSD", "serial": "S1"})
+    return ListedDisk(machine.device("sda"), DiskContents("GPT: ntfs"), None)
+
+
+def grades(checks: list[Check]) -> dict[str, Grade]:
+    return {check.subject: check.grade for check in checks}
+
+
+def test_all_is_well_but_the_disk_is_erased(listed: ListedDisk) -> None:
+    checks = check_all(IMAGE, ALLOWED, listed, MACHINE)
+    assert grades(checks) == {
+        "signature": Grade.WARNING,
+        "disk": Grade.OK,
+        "firmware": Grade.OK,
+        "memory": Grade.OK,
+        "erases": Grade.WARNING,
+    }
+    text = " ".join(report(checks).split())
+    assert "serial S1; it holds GPT: ntfs" in text
+    assert all(len(line) <= COLUMNS for line in report(checks).splitlines())
+
+
+def test_an_image_that_this_machine_does_not_trust_is_refused(listed: ListedDisk) -> None:
+    checks = check_all(IMAGE, "no trusted key signed it", listed, MACHINE)
+    assert refused(checks)
+    assert "no trusted key signed it" in report(checks)
+
+
+def test_a_refused_disk_is_refused(tmp_path: Path) -> None:
+    machine = FakeMachine(tmp_path)
+    machine.disk("sda", "8:0", size_bytes=GIB)
+    device = machine.device("sda")
+    refusal = judge(device, machine.inventory(), ImageNeeds(2 * GIB), probe=machine.probe)
+    checks = check_all(IMAGE, ALLOWED, ListedDisk(device, DiskContents("x"), refusal), MACHINE)
+    assert refused(checks)
+    assert grades(checks)["disk"] is Grade.REFUSED
+
+
+def test_a_stick_is_questioned(listed: ListedDisk) -> None:
+    """The boot stick itself is usable as far as the kernel knows: the live system runs in memory."""
+    stick = dataclasses.replace(listed, disk=dataclasses.replace(listed.disk, removable=True))
+    assert grades(check_all(IMAGE, ALLOWED, stick, MACHINE))["disk"] is Grade.WARNING
+
+
+@pytest.mark.parametrize(
+    ("table", "wanted"),
+    [
+        (layout(TableKind.GPT, EFI_GUID, LINUX_GUID), ("UEFI",)),
+        (layout(TableKind.GPT, EFI_GUID, BIOS_BOOT), ("UEFI", "BIOS")),
+        (layout(TableKind.GPT, BIOS_BOOT, LINUX_GUID), ("BIOS",)),
+        (layout(TableKind.GPT, LINUX_GUID), ()),
+        (layout(TableKind.MBR, "0x83"), ("BIOS",)),
+        (layout(TableKind.MBR, "0xEF", "0x83"), ("UEFI", "BIOS")),
+        (layout(TableKind.NONE), ()),
+        (None, ()),
+    ],
+)
+def test_the_firmware_by_which_an_image_starts(table: DiskLayout | None, wanted: tuple[str, ...]) -> None:
+    assert firmwares_of(table) == wanted
+
+
+def test_another_firmware_and_little_memory_are_warnings(listed: ListedDisk) -> None:
+    found = grades(check_all(IMAGE, ALLOWED, listed, MachineFacts(uefi=False, memory_bytes=300 * MIB)))
+    assert (found["firmware"], found["memory"]) == (Grade.WARNING, Grade.WARNING)
+    unknown = check_all(dataclasses.replace(IMAGE, layout=None), ALLOWED, listed, MachineFacts(False, 0))
+    assert grades(unknown)["firmware"] is Grade.OK
+
+
+def test_the_facts_of_this_machine(tmp_path: Path) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal:         384000 kB\nMemFree: 1 kB\n")
+    assert read_machine_facts(tmp_path, memory) == MachineFacts(True, 384000 * 1024)
+    assert read_machine_facts(tmp_path / "none", tmp_path / "none") == MachineFacts(False, 0)
