@@ -71,7 +71,7 @@ OLD_PROCESSOR: Final = BootMessage(
 TOO_LITTLE_MEMORY: Final = BootMessage(
     "too little memory: {found} MB, {needed} MB needed",
     "The kernel, the compressed live system and the agent don't fit. A live system with firmware needs more.",
-    "Add memory. Without firmware (`netboot build --no-firmware`) less is enough.",
+    "Add memory. Without firmware (`diskcast netboot build --no-firmware`) less is enough.",
 )
 ROOT_MISSING: Final = BootMessage(
     "the initrd is cut short: root.sqfs is missing",
@@ -90,7 +90,7 @@ ROOT_DAMAGED: Final = BootMessage(
 )
 ROOT_WITHOUT_CHECKSUM: Final = BootMessage(
     "root.sqfs has no checksum: root.sha256 is missing",
-    "The initrd isn't one of `netboot build`.",
+    "The initrd isn't one of `diskcast netboot build`.",
     "Build the boot medium again.",
 )
 ROOT_NOT_MOUNTED: Final = BootMessage(
@@ -123,7 +123,7 @@ DEVICES_MISSED: Final = BootMessage(
 NO_NETWORK_DRIVER: Final = BootMessage(
     "no driver for network card PCI {id}",
     "The live system's kernel doesn't know this card.",
-    "Use a newer suite (`netboot build --suite`), not `--cloud` for real machines, or another card.",
+    "Use a newer suite (`diskcast netboot build --suite`), not `--cloud` for real machines, or another card.",
     fatal=False,
 )
 NO_STORAGE_DRIVER: Final = BootMessage(
@@ -171,7 +171,7 @@ FOREIGN_KEY: Final = BootMessage(
 NO_SERVER: Final = BootMessage(
     "no daemon is named: give diskcast.server and diskcast.pin",
     "Neither the kernel command line nor the live system names a daemon.",
-    "Boot by `netboot serve`, or build the boot medium with `--server` and `--pin`.",
+    "Boot by `diskcast netboot serve`, or build the boot medium with `--server` and `--pin`.",
 )
 NO_PIN: Final = BootMessage(
     "no pin: nothing was given to recognise the daemon by; give diskcast.pin",

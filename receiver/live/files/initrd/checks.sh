@@ -59,6 +59,14 @@ squashfs_bytes() {
     $busybox od -A n -t u8 -j 40 -N 8 "$1" | $busybox tr -d ' '
 }
 
+# filled_bytes FILE: the bytes that were written; the kernel gives a file of a cpio its full size before its content
+filled_bytes() {
+    size=$($busybox stat -c %s "$1")
+    filled=$(($($busybox stat -c %b "$1") * 512)) # 0 on a ramfs, which doesn't count
+    [ $filled -gt 0 ] && [ $filled -lt "$size" ] && size=$filled
+    echo "$size"
+}
+
 # check_memory IOMEM IMAGE FIRMWARE
 check_memory() {
     found_mb=$(memory_mb "$1")
@@ -87,7 +95,7 @@ check_root() {
         reason="the initrd is cut short: root.sqfs is missing"
         return 1
     fi
-    found_bytes=$($busybox stat -c %s "$1")
+    found_bytes=$(filled_bytes "$1")
     bytes=$(squashfs_bytes "$1")
     if [ -n "$bytes" ] && [ "$found_bytes" -lt "$bytes" ]; then
         reason="the initrd is cut short: $found_bytes of $bytes bytes of root.sqfs"

@@ -169,6 +169,18 @@ def test_a_cut_root_is_named_with_both_sizes(tmp_path: Path) -> None:
     assert_is(reason, ROOT_CUT)
 
 
+@needs_mksquashfs
+def test_a_root_with_a_hole_instead_of_its_end_is_cut_too(tmp_path: Path) -> None:
+    """The kernel unpacks a cut cpio so: the file has its full size, and zeros behind what arrived."""
+    image = squashfs(tmp_path)
+    size_bytes = image.stat().st_size
+    (tmp_path / "cmdline").write_text("quiet\n")
+    with image.open("r+b") as file:
+        file.truncate(1 << 20)
+        file.truncate(size_bytes)
+    assert_is(check("check_root", image, tmp_path / "missing", tmp_path / "cmdline"), ROOT_CUT)
+
+
 def test_a_missing_or_empty_root_is_named(tmp_path: Path) -> None:
     (tmp_path / "cmdline").write_text("quiet\n")
     for name in ("missing", "empty"):
