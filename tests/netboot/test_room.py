@@ -21,7 +21,7 @@ def test_bare_machines_boot_from_the_network_and_then_from_their_new_disks(tmp_p
         room.start_boot_services(medium)
         room.add_image(make_micro_image(tmp_path / "micro.raw", medium), "micro")
         room.create_room("lab", {"pc01": 0, "pc02": 1})
-        cast = room.cast_to("micro", "lab", "--max-wait", "150s")
+        cast = room.cast_to("micro", "lab", "--max-wait", "10m")
         bios = MachineSpec(disks=(Disk.blank(tmp_path / "pc01.disk"),))
         uefi = MachineSpec(Firmware.UEFI, disks=(Disk.blank(tmp_path / "pc02.disk"),))
         with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import secrets
 import signal
@@ -80,6 +81,11 @@ class BootNetwork:
         dhcp = ForeignDhcp(self, options)
         dhcp.wait_listening()
         return dhcp
+
+    def sent_bytes(self, tap_index: int) -> int:
+        """Return the number of bytes that the network sent to a machine so far."""
+        (link,) = json.loads(run("ip", "-s", "-j", "-n", self.lan, "link", "show", _tap(tap_index)))
+        return int(link["stats64"]["tx"]["bytes"])
 
     def set_link(self, tap_index: int, up: bool) -> None:
         """Plug or unplug the network cable of a machine."""

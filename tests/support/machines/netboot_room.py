@@ -52,6 +52,7 @@ class NetbootRoom:
         self.images.mkdir()
         self.environment = {"XDG_STATE_HOME": str(folder / "state"), **signing_environment()}
         self._config = folder / "diskcast.toml"
+        self._boot_log = folder / "boot-services.log"
         self.daemon: Program | None = None
         self._machines: dict[str, tuple[str, ...]] = {}
 
@@ -142,16 +143,27 @@ class NetbootRoom:
         return folder
 
     def start_boot_services(self, medium: Path, *options: str) -> Program:
-        """Start ``diskcast netboot serve`` beside the foreign DHCP server, and wait until it serves."""
-        services = self.start("netboot", "serve", medium, "--interface", INTERFACE, *options)
+        """Start ``diskcast netboot serve`` beside the foreign DHCP server, and wait until it serves.
+
+        Its log goes into a file: the decisions of a long run are more than :class:`Program` keeps.
+        """
+        command = diskcast("netboot", "serve", medium, "--interface", INTERFACE, *options)
+        shell = ["sh", "-c", 'exec "$@" 2>> "$0"', str(self._boot_log), *command]
+        earlier_bytes = len(self.boot_log)
+        services = self.network.start(self.network.server_prefix, shell, self.environment)
 
         def ready() -> bool:
             if services.exit_code is not None:
-                raise LabError(f"the boot services have ended: {services.describe()}")
-            return "serves" in services.stderr_text()
+                raise LabError(f"the boot services have ended: {self.boot_log[-2000:]}")
+            return "diskcast serves boots" in self.boot_log[earlier_bytes:]
 
-        wait_until("the boot services serve", ready, describe=services.describe)
+        wait_until("the boot services serve", ready, describe=lambda: self.boot_log[-2000:])
         return services
+
+    @property
+    def boot_log(self) -> str:
+        """The log of the boot services."""
+        return self._boot_log.read_text(errors="replace") if self._boot_log.exists() else ""
 
     def add_image(self, raw: Path, name: str, *options: str) -> None:
         """Pack a raw disk into the library, and wait until the daemon lists it."""
