@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from sender.netboot.build.cpio import CpioWriter
+from sender.netboot.cpio import CpioWriter
 
 FOLDER: Final = "lib/firmware"
 _SUFFIXES: Final = ("", ".xz", ".zst")

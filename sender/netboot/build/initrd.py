@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from sender.netboot.build.cpio import CpioWriter
 from sender.netboot.build.root_filesystem import file_mode
+from sender.netboot.cpio import CpioWriter
 from sender.netboot.host_programs import run_host_program
 from sender.netboot.medium import hash_file
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from protocol.control.boot_parameters import BootParameters, format_boot_parameters
 from protocol.errors import ConfigurationError
 from protocol.program.trusted_keys_directory import KEY_FILE_SUFFIX, TRUSTED_KEYS_DIRECTORY
 from protocol.trust.trusted_keys import TrustedKey
@@ -58,8 +59,8 @@ class BakedIn:
 
     def boot_configuration(self) -> str:
         """Return the text of ``/etc/diskcast/boot.conf``, in the words of the kernel command line."""
-        rows = (("diskcast.server", self.servers), ("diskcast.pin", self.pins))
-        return "".join(f"{name}={','.join(values)}\n" for name, values in rows if values)
+        words = format_boot_parameters(BootParameters(servers=self.servers, pins=self.pins))
+        return "".join(f"{word}\n" for word in words.split())
 
 
 def live_files(part: str) -> dict[str, bytes]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Sequence
 from typing import Final
+
+from protocol.control.boot_parameters import BootParameters, LiveMode, format_boot_parameters
 
 KERNEL_ARGUMENTS: Final = "console=ttyS0,115200n8 console=tty0 quiet"
 """Both consoles of the machine; the last one is the screen, where a technician sits."""
@@ -14,35 +15,28 @@ MARKER: Final = "/diskcast/medium.json"
 MENU_TIMEOUT_S: Final = 5
 
 
-class StickMode(enum.StrEnum):
-    """The menu entry that starts without a key press."""
-
-    MENU = "menu"
-    """The live system's menu: a technician images this machine."""
-    RUN = "run"
-    """The agent: wait for casts of the daemon."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class StickMenu:
     """GRUB's menu.
 
     Attributes:
-        default: the entry that starts after a few seconds.
-        initrds: paths of the initrds, in order.
+        default: mode of the entry that starts after a few seconds.
+        initrds: names of the initrds, in order.
         root_sha256: SHA-256 of the squashfs.
+        servers: URLs of daemons, besides those of the boot medium.
     """
 
-    default: StickMode
+    default: LiveMode
     initrds: Sequence[str]
     root_sha256: str
+    servers: tuple[str, ...] = ()
 
     def configuration(self) -> str:
         """Return the text of ``grub.cfg``.
 
         GRUB's lines are the same for BIOS and UEFI. The signed GRUB has all modules that it may load built in.
         """
-        modes = sorted(StickMode, key=lambda mode: mode is not self.default)
+        modes = sorted(_TITLES, key=lambda mode: mode is not self.default)
         entries = "".join(self._entry(mode) for mode in modes)
         return f"""\
 # A serial console works too, where there is one.
@@ -58,19 +52,20 @@ set default=0
 }}
 """
 
-    def _entry(self, mode: StickMode) -> str:
+    def _entry(self, mode: LiveMode) -> str:
+        parameters = BootParameters(servers=self.servers, mode=mode, root_sha256=self.root_sha256)
         initrds = " ".join(f"/diskcast/{name}" for name in self.initrds)
         return f"""\
 menuentry '{_TITLES[mode]}' {{
-  linux /diskcast/vmlinuz {KERNEL_ARGUMENTS} diskcast.mode={mode} diskcast.sha256={self.root_sha256}
+  linux /diskcast/vmlinuz {KERNEL_ARGUMENTS} {format_boot_parameters(parameters)}
   initrd {initrds}
 }}
 """
 
 
 _TITLES: Final = {
-    StickMode.MENU: "diskcast: image this machine",
-    StickMode.RUN: "diskcast: wait for a cast of the daemon",
+    LiveMode.MENU: "diskcast: image this machine",
+    LiveMode.RUN: "diskcast: wait for a cast of the daemon",
 }
 
 EMBEDDED: Final = f"""\

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from protocol.constants import MIB
-from protocol.errors import ConfigurationError
+from protocol.control.boot_parameters import LiveMode
+from protocol.errors import ConfigurationError, MissingDependencyError
+from sender.netboot.cpio import CpioWriter
 from sender.netboot.host_programs import require_programs, run_host_program
 from sender.netboot.medium import KERNEL, RECORD, BootMedium, Loader
-from sender.netboot.usb.grub_text import BIOS_MODULES, EMBEDDED, OPTICAL, StickMenu, StickMode
+from sender.netboot.usb.grub_text import BIOS_MODULES, EMBEDDED, MARKER, OPTICAL, StickMenu
 
 STICK_PROGRAMS: Final = ("grub-mkimage", "mcopy", "mkfs.vfat", "mmd")
 DISC_PROGRAMS: Final = (*STICK_PROGRAMS, "xorriso")
+DISC_SUFFIX: Final = ".iso"
+SETTINGS: Final = "settings"
+"""An initrd with the settings of this stick only."""
 _GRUB: Final = Path("/usr/lib/grub/i386-pc")
 _SECTOR_BYTES: Final = 512
 _PARTITION_START_BYTES: Final = MIB
@@ -61,53 +66,70 @@ def master_boot_record(boot_code: bytes, first_sector: int, sector_count: int, d
     return head + disk_id.to_bytes(4, "little") + b"\0\0" + entry + bytes(48) + b"\x55\xaa"
 
 
-def write_stick(medium: BootMedium, target: Path, default: StickMode) -> None:
-    """Write the image of a USB stick.
+@dataclasses.dataclass(frozen=True, slots=True)
+class StickPlan:
+    """A stick or a disc to write.
+
+    Attributes:
+        medium: the boot medium.
+        target: the image; its suffix decides between the two.
+        mode: mode of the live system without a key press.
+        servers: URLs of daemons, besides those of the medium.
+        token: enrolment token for the agent; empty for none.
+    """
+
+    medium: BootMedium
+    target: Path
+    mode: LiveMode
+    servers: tuple[str, ...] = ()
+    token: str = dataclasses.field(default="", repr=False)
+
+
+def write_stick(plan: StickPlan) -> None:
+    """Write the image of a USB stick, or of an optical disc, which starts from a stick, too.
 
     Raises:
         MissingDependencyError: a program is missing here.
         ConfigurationError: a step failed.
     """
-    _write(medium, target, default, STICK_PROGRAMS, _assemble_stick)
-
-
-def write_disc(medium: BootMedium, target: Path, default: StickMode) -> None:
-    """Write the image of an optical disc, which also starts when it is copied to a stick.
-
-    Raises:
-        MissingDependencyError: a program is missing here.
-        ConfigurationError: a step failed.
-    """
-    _write(medium, target, default, DISC_PROGRAMS, _assemble_disc)
-
-
-def _write(
-    medium: BootMedium,
-    target: Path,
-    default: StickMode,
-    programs: tuple[str, ...],
-    assemble: Callable[[StickFiles, Path, Path, int], None],
-) -> None:
-    require_programs(programs, "making a boot stick")
+    is_disc = plan.target.suffix == DISC_SUFFIX
+    require_programs(DISC_PROGRAMS if is_disc else STICK_PROGRAMS, "making a boot stick")
     if not (_GRUB / "boot.img").exists():
-        raise ConfigurationError("making a boot stick needs GRUB for BIOS: apt install grub-pc-bin")
+        raise MissingDependencyError("making a boot stick needs GRUB for BIOS: apt install grub-pc-bin")
+    medium = plan.medium
     medium.verify()
-    with tempfile.TemporaryDirectory(prefix=".usb-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".usb-", dir=plan.target.parent) as folder:
         work = Path(folder)
-        menu = StickMenu(default, medium.initrds, medium.record.root_sha256)
+        initrds = {name: medium.path(name) for name in medium.initrds}
+        if plan.token:
+            initrds[SETTINGS] = work / SETTINGS
+            _write_settings(work / SETTINGS, plan.token)
+        menu = StickMenu(plan.mode, tuple(initrds), medium.record.root_sha256, plan.servers)
         configuration = work / "grub.cfg"
         configuration.write_text(menu.configuration())
-        names = (KERNEL, *medium.initrds)
-        files = {f"diskcast/{name}": medium.path(name) for name in names}
+        files = {f"diskcast/{name}": path for name, path in {KERNEL: medium.path(KERNEL), **initrds}.items()}
         files |= {
-            "diskcast/medium.json": medium.directory / RECORD,
+            MARKER.removeprefix("/"): medium.directory / RECORD,
             "EFI/BOOT/BOOTX64.EFI": medium.path(Loader.SHIM),
             "EFI/BOOT/grubx64.efi": medium.path(Loader.GRUB_DISK),
             "EFI/debian/grub.cfg": configuration,
         }
         image = work / "image"
+        assemble = _assemble_disc if is_disc else _assemble_stick
         assemble(StickFiles(files), image, work, int(medium.record.root_sha256[:8], 16))
-        image.replace(target)
+        if plan.token:
+            image.chmod(0o600)
+        image.replace(plan.target)
+
+
+def _write_settings(path: Path, token: str) -> None:
+    """Write an initrd whose files the first stage copies into the live system."""
+    with path.open("wb") as file:
+        archive = CpioWriter(file, 0)
+        archive.add_directory("etc")
+        archive.add_directory("etc/diskcast")
+        archive.add_bytes("etc/diskcast/token", f"{token}\n".encode(), 0o600)
+        archive.finish()
 
 
 def _assemble_stick(stick: StickFiles, image: Path, work: Path, disk_id: int) -> None:
@@ -127,7 +149,7 @@ def _assemble_stick(stick: StickFiles, image: Path, work: Path, disk_id: int) ->
         )
         file.write(core.read_bytes())
         file.truncate(_PARTITION_START_BYTES + fat_bytes)
-    _make_fat(image, _PARTITION_START_BYTES, fat_bytes, disk_id, bits=32)
+    _make_fat(image, _PARTITION_START_BYTES, fat_bytes, disk_id)
     _copy_into_fat(f"{image}@@{_PARTITION_START_BYTES}", stick.files)
 
 
@@ -136,7 +158,7 @@ def _assemble_disc(stick: StickFiles, image: Path, work: Path, disk_id: int) -> 
     efi = work / _EFI_IMAGE
     with efi.open("wb") as file:
         file.truncate(_EFI_IMAGE_BYTES)
-    _make_fat(efi, 0, _EFI_IMAGE_BYTES, disk_id, bits=16)
+    _make_fat(efi, 0, _EFI_IMAGE_BYTES, disk_id)
     redirect = work / "redirect.cfg"
     redirect.write_text(OPTICAL)
     loaders = {name: path for name, path in stick.files.items() if name.startswith("EFI/BOOT/")}
@@ -163,8 +185,9 @@ def _make_bios_grub(work: Path, platform: str) -> Path:
     return core
 
 
-def _make_fat(image: Path, offset_bytes: int, size_bytes: int, volume_id: int, *, bits: int) -> None:
-    argv: list[str | Path] = ["mkfs.vfat", "--invariant", "-F", str(bits), "-n", _VOLUME_LABEL]
+def _make_fat(image: Path, offset_bytes: int, size_bytes: int, volume_id: int) -> None:
+    argv: list[str | Path] = ["mkfs.vfat", "--invariant", "-n", _VOLUME_LABEL]
+    argv += ["-F", "32"] if size_bytes >= _FAT32_BYTES_MIN else []
     argv += ["-i", f"{volume_id:08x}", "--offset", str(offset_bytes // _SECTOR_BYTES)]
     run_host_program([*argv, image, str(size_bytes // 1024)])
 

@@ -39,6 +39,7 @@ def micro(room: NetbootRoom, medium: Path) -> str:
 @pytest.fixture(scope="session")
 def stick(room: NetbootRoom, medium: Path) -> Path:
     """A USB stick with the boot medium."""
-    path = room.folder / "stick.img"
-    room.command("netboot", "usb", medium, "-o", path, "--server", SERVER_URL)
+    path, token = room.folder / "stick.img", room.folder / "stick.token"
+    room.command("tokens", "create", "stick", "--role", "enrol", "--output", token)
+    room.command("netboot", "usb", medium, "-o", path, "--server", SERVER_URL, "--token-file", token)
     return path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from sender.netboot.usb.grub_text import StickMenu, StickMode
+from protocol.control.boot_parameters import LiveMode
+from sender.netboot.usb.grub_text import StickMenu
 from sender.netboot.usb.stick import master_boot_record
 from tests.support.programs.processes import require_program
 
@@ -23,9 +24,10 @@ def test_sfdisk_reads_the_partition_table(tmp_path: Path) -> None:
 
 
 def test_the_default_entry_comes_first_and_checks_the_root_filesystem() -> None:
-    text = StickMenu(StickMode.RUN, ("initrd", "firmware"), "ab" * 32).configuration()
+    text = StickMenu(LiveMode.RUN, ("initrd", "firmware"), "ab" * 32).configuration()
     entries = [line for line in text.splitlines() if line.startswith("menuentry")]
     assert "wait for a cast" in entries[0]
     assert "image this machine" in entries[1]
     assert text.count(f"diskcast.sha256={'ab' * 32}") == 2
+    assert text.count("diskcast.mode=menu") == 1, "run is the default of the kernel command line"
     assert "initrd /diskcast/initrd /diskcast/firmware\n" in text

@@ -8,7 +8,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from sender.netboot.build.cpio import CpioWriter
+from sender.netboot.cpio import CpioWriter
 from tests.support.programs.processes import require_program
 
 TIME_S = 1_700_000_000
