@@ -61,6 +61,8 @@ class Loader(enum.StrEnum):
     """Debian's signed GRUB for network boots: it reads its ``grub/grub.cfg`` by TFTP or HTTP."""
     GRUB_DISK = "loaders/disk/grubx64.efi"
     """Debian's signed GRUB for disks and sticks: it reads ``/EFI/debian/grub.cfg``."""
+    DISK = "loaders/disk.efi"
+    """GRUB for UEFI machines that boot iPXE and have nothing to do: it starts the loader of the disk."""
     UEFI_ARM64 = "loaders/snponly-arm64.efi"
     """iPXE for ARM64 UEFI machines."""
 

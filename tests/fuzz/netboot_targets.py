@@ -74,7 +74,7 @@ TARGETS = (
         "file name of GRUB",
         lambda data: parse_grub_file_untrusted(data.decode("latin-1")),
         (),
-        lambda: [f"boot/{MAC}/{UUID}/PF1/run.cfg".encode(), b"boot/-/-/-/menu.cfg"],
+        lambda: [f"boot/{MAC}/{UUID}/run.cfg".encode(), b"boot/-/-/menu.cfg"],
         share=5,
     ),
     Target(

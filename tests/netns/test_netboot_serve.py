@@ -231,9 +231,9 @@ def test_the_daemon_decides_each_boot(room: Room) -> None:
 
     grub = curl(room.machine, f"tftp://{SERVICE}/grub/grub.cfg").decode()
     assert f"configfile (tftp,{SERVICE})/boot/$net_default_mac/" in grub
-    script = curl(room.machine, f"tftp://{SERVICE}/boot/{mac}/-/-/run.cfg").decode()
+    script = curl(room.machine, f"tftp://{SERVICE}/boot/{mac}/-/run.cfg").decode()
     assert "diskcast.boot=dcb_" in script
-    assert f"linux (http,{SERVICE}:8069)/vmlinuz" in script
+    assert f"linux (tftp,{SERVICE})/vmlinuz" in script
 
     os.kill(daemon.pid, signal.SIGTERM)
     daemon.wait(LIMIT_S)

@@ -17,6 +17,7 @@ from protocol.shared.units import format_bytes
 from sender.netboot.build import kernel_modules, live_packages
 from sender.netboot.build.apt_packages import DebianPackage, PackageSource
 from sender.netboot.build.bill_of_materials import bill_of_materials
+from sender.netboot.build.disk_loader import GRUB_MODULES, GRUB_PACKAGES, GRUB_PROGRAM, make_disk_loader
 from sender.netboot.build.firmware import find_firmware, kernel_reads_xz, write_firmware
 from sender.netboot.build.initrd import ROOT_IMAGE, make_squashfs, write_initrd
 from sender.netboot.build.inside import InsideRunner, check_live_system
@@ -180,7 +181,7 @@ class _Build:
         source.update()
         wanted = source.resolve(live_packages.PACKAGES)
         kernel = source.newest(_KERNEL_DEPENDENCY, live_packages.KERNEL_PACKAGES[plan.flavour])
-        names = [kernel, *live_packages.LOADER_PACKAGES]
+        names = [kernel, *live_packages.LOADER_PACKAGES, *GRUB_PACKAGES]
         if plan.with_firmware:
             firmware = source.available(live_packages.FIRMWARE_PACKAGES)
             if "firmware-misc-nonfree" not in firmware:
@@ -273,6 +274,7 @@ class _Build:
             if not source.exists():
                 raise ConfigurationError(f"no package has {path}: use another --suite or --mirror")
             shutil.copyfile(source, target)
+        make_disk_loader(self._kernel, self.result / Loader.DISK)
 
     def _write_record(self, version: str, release: str, root_sha256: str) -> None:
         plan = self._plan
@@ -294,4 +296,5 @@ class _Build:
 
 
 def _is_wanted_extra(path: str) -> bool:
-    return path.startswith(("boot/", "usr/lib/modules/", "usr/lib/firmware/", *_LOADER_FILES.values()))
+    grub = (GRUB_PROGRAM, GRUB_MODULES)
+    return path.startswith(("boot/", "usr/lib/modules/", "usr/lib/firmware/", *grub, *_LOADER_FILES.values()))

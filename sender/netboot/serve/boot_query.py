@@ -67,7 +67,7 @@ def parse_ipxe_query_untrusted(query: str) -> BootQuery | None:
 
 
 def parse_grub_file_untrusted(name: str) -> BootQuery | None:
-    """Parse the file name of GRUB's second script, ``boot/MAC/UUID/SERIAL/run.cfg``; return None for another file.
+    """Parse the file name of GRUB's second script, ``boot/MAC/UUID/run.cfg``; return None for another file.
 
     GRUB may leave the MAC address out, and the caller finds it in the ARP table.
     """
@@ -80,7 +80,7 @@ def parse_grub_file_untrusted(name: str) -> BootQuery | None:
     return BootQuery(
         next((mac for mac in map(_mac, values) if mac), ""),
         next((uuid for uuid in map(_uuid, values) if uuid), ""),
-        _serial(values[2]) if len(values) == 3 and values[2] != "-" else "",
+        "",
         uefi=True,
         arm64=False,
         menu=parts[-1] == GRUB_MENU,

@@ -6,9 +6,8 @@ are reduced to harmless characters, and boot parameters have no others (:mod:`pr
 A machine that boots from the network first must reach its disk, and never this service again in the same boot:
 
 * iPXE on BIOS boots drive 0x80 itself (``sanboot``): much firmware starts over after a boot ROM returns.
-* iPXE on UEFI returns an error to the firmware, which continues with the next entry of its boot order. Booting the disk
-  itself would need a newer iPXE than Debian 12 has.
-* GRUB starts the loader of the disk. Under Secure Boot, shim checks its signature.
+* iPXE on UEFI starts a small GRUB, which starts the loader of the disk (:mod:`sender.netboot.disk_boot`).
+* GRUB itself starts the loader of the disk. Under Secure Boot, shim checks its signature.
 """
 
 from __future__ import annotations
@@ -16,10 +15,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Final
 
 from protocol.control.boot_parameters import BootParameters, format_boot_parameters
-from sender.netboot.medium import KERNEL
+from sender.netboot.disk_boot import grub_disk_commands
+from sender.netboot.medium import KERNEL, Loader
 from sender.netboot.serve.boot_files import IPXE_SCRIPT, ServiceAddress
 from sender.netboot.serve.boot_query import GRUB_DECISION, GRUB_DECISION_FOLDER, GRUB_MENU, BootQuery
 
@@ -36,21 +37,6 @@ _RETRY_S: Final = 5
 _HARMLESS: Final = re.compile(r"[^A-Za-z0-9 .,:@_/-]")
 _SHOWN_CHARS_MAX: Final = 120
 _KERNEL_ARGUMENTS: Final = re.compile(r"[A-Za-z0-9 .,:@_/=+-]*")
-
-DISK_LOADERS: Final = (
-    "/EFI/Microsoft/Boot/bootmgfw.efi",
-    "/EFI/debian/shimx64.efi",
-    "/EFI/ubuntu/shimx64.efi",
-    "/EFI/fedora/shimx64.efi",
-    "/EFI/redhat/shimx64.efi",
-    "/EFI/rocky/shimx64.efi",
-    "/EFI/almalinux/shimx64.efi",
-    "/EFI/opensuse/shim.efi",
-    "/EFI/sles/shim.efi",
-    "/EFI/systemd/systemd-bootx64.efi",
-    "/EFI/BOOT/BOOTX64.EFI",
-)
-"""Loaders of a disk. The default one is last: with a ``fbx64.efi`` beside it, it changes the firmware's boot order."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,7 +91,7 @@ def ipxe_start_script(service: ServiceAddress) -> str:
         f"chain --replace --autofree {url} ||",
         *_ipxe_retry("ask"),
         f"echo diskcast: the boot service at {service.http_url} does not answer: booting from the disk",
-        *_IPXE_DISK,
+        *_ipxe_disk(service),
     )
 
 
@@ -126,7 +112,7 @@ def ipxe_live_script(boot: LiveBoot) -> str:
         ":failed",
         *_ipxe_retry("load"),
         "echo diskcast: the live system cannot be loaded: booting from the disk",
-        *_IPXE_DISK,
+        *_ipxe_disk(boot.service),
     )
 
 
@@ -141,7 +127,7 @@ def ipxe_disk_script(boot: DiskBoot, service: ServiceAddress) -> str:
         "#!ipxe",
         f"echo diskcast: {shown(boot.reason)}: booting from the disk",
         *((prompt,) if boot.menu_offered else ()),
-        *_IPXE_DISK,
+        *_ipxe_disk(service),
         *((":menu", menu) if boot.menu_offered else ()),
     )
 
@@ -149,49 +135,42 @@ def ipxe_disk_script(boot: DiskBoot, service: ServiceAddress) -> str:
 def grub_start_script(service: ServiceAddress, *, by_http: bool) -> str:
     """Return the script that every GRUB gets first: it passes on the machine's identity.
 
-    GRUB puts file names into its requests as they are, so a serial number with other characters is left out.
+    The serial number isn't in it: GRUB puts file names into its requests as they are, spaces included.
     """
     folder = f"{_grub_device(service, by_http=by_http)}/{GRUB_DECISION_FOLDER}"
     return _lines(
         "set timeout=0",
         "smbios --type 1 --get-uuid 8 --set uuid",
-        "smbios --type 1 --get-string 7 --set serial",
-        'set identity="$uuid/-"',
-        """if regexp '^[A-Za-z0-9._-]+$' "$serial"; then set identity="$uuid/$serial"; fi""",
-        f"configfile {folder}/$net_default_mac/$identity/{GRUB_DECISION}",
-        *_grub_disk("the boot service does not answer"),
+        f"configfile {folder}/$net_default_mac/$uuid/{GRUB_DECISION}",
+        *grub_disk_commands("the boot service does not answer"),
     )
 
 
 def grub_live_script(boot: LiveBoot, *, by_http: bool) -> str:
-    """Return the script that boots the live system, by HTTP, or by TFTP where GRUB reaches no HTTP server."""
-    name = shown(boot.name) or "this machine"
-    devices = [_grub_device(boot.service, by_http=True)]
-    if not by_http:
-        devices.append(_grub_device(boot.service, by_http=False))
-    loads = []
-    for device in devices:
-        files = " ".join(f"{device}/{name}" for name in boot.initrds)
-        loads.append(
-            f"if linux {device}/{KERNEL} {boot.command_line}; then if initrd {files}; then boot; fi; fi"
-        )
+    """Return the script that boots the live system.
+
+    The files come by the protocol of the script: Debian's signed GRUB for network boots has no HTTP of its own, and
+    what UEFI HTTP Boot loads by HTTP has no TFTP server.
+    """
+    device = _grub_device(boot.service, by_http=by_http)
+    files = " ".join(f"{device}/{name}" for name in boot.initrds)
     return _lines(
         "set timeout=0",
-        f'echo "diskcast: starting the live system for {name}"',
-        *loads,
-        *_grub_disk("the live system cannot be loaded"),
+        f'echo "diskcast: starting the live system for {shown(boot.name) or "this machine"}"',
+        f"if linux {device}/{KERNEL} {boot.command_line}; then if initrd {files}; then boot; fi; fi",
+        *grub_disk_commands("the live system cannot be loaded"),
     )
 
 
 def grub_disk_script(boot: DiskBoot, menu_file: str) -> str:
     """Return the script that boots from the disk, after a prompt for the menu, whose script is ``menu_file``."""
     if not boot.menu_offered:
-        return _lines(*_grub_disk(shown(boot.reason)))
+        return _lines(*grub_disk_commands(shown(boot.reason)))
     return _lines(
         f"set timeout={MENU_PROMPT_S}",
         "set default=0",
         'menuentry "Boot from the disk" {',
-        *_grub_disk(shown(boot.reason)),
+        *grub_disk_commands(shown(boot.reason)),
         "}",
         f'menuentry "Image this machine (press {MENU_KEY})" --hotkey={MENU_KEY} {{',
         f"configfile {menu_file}",
@@ -202,7 +181,7 @@ def grub_disk_script(boot: DiskBoot, menu_file: str) -> str:
 def grub_menu_file(service: ServiceAddress, query: BootQuery, *, by_http: bool) -> str:
     """Return the file of the script behind the menu's key, for the machine of ``query``."""
     folder = f"{_grub_device(service, by_http=by_http)}/{GRUB_DECISION_FOLDER}"
-    return "/".join([folder, *(part or "-" for part in (query.mac, query.uuid, query.serial)), GRUB_MENU])
+    return "/".join([folder, *(part or "-" for part in (query.mac, query.uuid)), GRUB_MENU])
 
 
 def shown(text: str) -> str:
@@ -210,14 +189,20 @@ def shown(text: str) -> str:
     return " ".join(_HARMLESS.sub(" ", text).split())[:_SHOWN_CHARS_MAX]
 
 
-_IPXE_DISK: Final = (
-    ":disk",
-    "iseq ${platform} efi && goto firmware ||",
-    "sanboot --no-describe --drive 0x80 ||",
-    ":firmware",
-    "exit 1",
-)
-"""``exit 1``: an error, after which the firmware tries the next boot entry. After a success, UEFI opens its set-up."""
+def _ipxe_disk(service: ServiceAddress) -> tuple[str, ...]:
+    """Return the end of a script.
+
+    ``exit 1`` is an error, after which the firmware tries the next boot entry. After a success, UEFI opens its set-up.
+    """
+    return (
+        ":disk",
+        "iseq ${platform} efi && goto efi_disk ||",
+        "sanboot --no-describe --drive 0x80 ||",
+        "exit 1",
+        ":efi_disk",
+        f"chain --autofree {service.http_url}/{PurePosixPath(Loader.DISK).name} ||",
+        "exit 1",
+    )
 
 
 def _ipxe_url(service: ServiceAddress) -> str:
@@ -240,17 +225,6 @@ def _grub_device(service: ServiceAddress, *, by_http: bool) -> str:
     if not by_http:
         return f"(tftp,{service.address})"
     return f"(http,{service.address}:{service.http_port})"
-
-
-def _grub_disk(reason: str) -> tuple[str, ...]:
-    return (
-        f'echo "diskcast: {reason}: booting from the disk"',
-        *(
-            f"if search --no-floppy --file --set=root {loader}; then chainloader {loader}; boot; fi"
-            for loader in DISK_LOADERS
-        ),
-        "exit 1",
-    )
 
 
 def _lines(*lines: str) -> str:

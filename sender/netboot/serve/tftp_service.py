@@ -121,7 +121,8 @@ class TftpService(asyncio.DatagramProtocol):
         source = await self._content(name, peer)
         if source is None:
             self._statistics.count_transfer(TransferResult.NOT_FOUND)
-            _log.info("tftp_file_missing", address=peer[0], file=name)
+            # Shim and GRUB look for a dozen files that they don't need.
+            _log.debug("tftp_file_missing", address=peer[0], file=name)
             self._send(peer, encode_error(TftpError.FILE_NOT_FOUND, "no such file"))
             return
         session = _Session(self, request, peer, source, mtu_bytes=self._mtu_bytes)

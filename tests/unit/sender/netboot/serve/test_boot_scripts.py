@@ -69,7 +69,7 @@ def test_no_text_from_outside_becomes_a_command() -> None:
         ipxe_live_script(live(HOSTILE)),
         ipxe_disk_script(DiskBoot(HOSTILE, menu_offered=True), SERVICE),
         grub_live_script(live(HOSTILE), by_http=True),
-        grub_disk_script(DiskBoot(HOSTILE, menu_offered=True), "(tftp,10.99.0.2)/boot/-/-/-/menu.cfg"),
+        grub_disk_script(DiskBoot(HOSTILE, menu_offered=True), "(tftp,10.99.0.2)/boot/-/-/menu.cfg"),
     ):
         assert "reboot;" not in script
         assert "$(" not in script
@@ -81,11 +81,11 @@ def test_no_text_from_outside_becomes_a_command() -> None:
 def test_ipxe_never_asks_again_in_the_boot_of_a_disk() -> None:
     """A room with the network first in its boot order would loop."""
     script = ipxe_disk_script(DiskBoot("nothing is planned"), SERVICE)
-    assert "chain" not in script
+    assert "boot.ipxe" not in script
     assert "prompt" not in script
     lines = script.splitlines()
     assert lines.index("sanboot --no-describe --drive 0x80 ||") < lines.index("exit 1")
-    assert "iseq ${platform} efi && goto firmware ||" in lines
+    assert lines[-2:] == ["chain --autofree http://10.99.0.2:8069/disk.efi ||", "exit 1"]
 
 
 def test_the_menu_is_one_key_away() -> None:
@@ -94,7 +94,7 @@ def test_the_menu_is_one_key_away() -> None:
     assert "&menu=1 || goto disk" in script
     query = BootQuery(MAC, UUID, "PF1XYZ", uefi=True, arm64=False, menu=False)
     menu = grub_menu_file(SERVICE, query, by_http=False)
-    assert menu == f"(tftp,10.99.0.2)/boot/{MAC}/{UUID}/PF1XYZ/menu.cfg"
+    assert menu == f"(tftp,10.99.0.2)/boot/{MAC}/{UUID}/menu.cfg"
     grub = grub_disk_script(DiskBoot("nothing is planned", menu_offered=True), menu)
     assert "set timeout=3" in grub
     assert "--hotkey=m" in grub
@@ -141,10 +141,10 @@ def test_the_first_script_passes_the_machine_on_to_the_second() -> None:
 
 def test_grub_passes_the_machine_on_in_a_file_name() -> None:
     script = grub_start_script(SERVICE, by_http=True)
-    assert "configfile (http,10.99.0.2:8069)/boot/$net_default_mac/$identity/run.cfg" in script
-    expected = BootQuery(MAC, UUID, "PF1", uefi=True, arm64=False, menu=False)
-    assert parse_grub_file_untrusted(f"boot/{MAC}/{UUID}/PF1/run.cfg") == expected
-    assert parse_grub_file_untrusted(f"boot/{MAC}/{UUID}/-/menu.cfg") == BootQuery(
+    assert "configfile (http,10.99.0.2:8069)/boot/$net_default_mac/$uuid/run.cfg" in script
+    expected = BootQuery(MAC, UUID, "", uefi=True, arm64=False, menu=False)
+    assert parse_grub_file_untrusted(f"boot/{MAC}/{UUID}/run.cfg") == expected
+    assert parse_grub_file_untrusted(f"boot/{MAC}/{UUID}/menu.cfg") == BootQuery(
         MAC, UUID, "", uefi=True, arm64=False, menu=True
     )
     # GRUB has no MAC address and no SMBIOS: the slashes become one.
