@@ -211,8 +211,8 @@ class ConsoleReporter(BootReporter):
     # -- the start of the live system ----------------------------------------------------------------------------
 
     def prepare(self, target: str, after: AfterCast) -> None:
-        """Note the target and the action after a cast."""
-        self.model.target, self.model.after = target, after
+        """Note the target, unless it is a rule that chooses a disk for each cast, and the action after a cast."""
+        self.model.target, self.model.after = target if target.startswith("/") else "", after
 
     def identify(self, name: str, address: str) -> None:
         """Show name and address of this machine on every page."""

@@ -206,6 +206,7 @@ class StatusModel:
     def progress(self, status: ReceptionStatus, rate_bytes_per_s: float, now: float) -> None:
         """Show the progress."""
         self._status, self._rate_bytes_per_s = status, rate_bytes_per_s
+        self.target = status.target
         if status.scanned_share >= 1:  # what a scan finds says nothing about the rate of what is missing
             self._remaining.note(status.raw_bytes_verified, now)
         if status.state is not ReceptionState.SILENT:
@@ -214,7 +215,7 @@ class StatusModel:
     def succeeded(self, reception: Reception) -> None:
         """Show a success."""
         self._stage, self._status = ScreenStage.COMPLETE, reception.status
-        self.target = reception.target
+        self.target = reception.status.target
         kept = reception.status.raw_bytes_kept
         self._result = (
             f"{format_bytes(reception.status.raw_bytes)} after {format_duration(reception.status.seconds)}"
@@ -318,7 +319,7 @@ class StatusModel:
             case ScreenStage.FAILED:
                 return ("Next: this machine waits, and receives the cast again if it is still assigned.",)
             case ScreenStage.STOPPED:
-                return (self._following,) if self._following else ()
+                return (self._following[:1].upper() + self._following[1:],)
             case _:
                 return ()
 

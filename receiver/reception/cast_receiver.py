@@ -151,8 +151,7 @@ class CastReceiver:
         if self._joiner.follows_takeovers:
             timeout_s = min(timeout_s, SERVICE_REPORT_S)
         reported = await self._joined_sender(grant).report_completion(report, timeout_s)
-        target = str(self._image.target_path)
-        return Reception(target, grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
+        return Reception(grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
 
     async def _rejoin(self) -> JoinGrant:
         self._state = ReceptionState.JOINING
@@ -228,6 +227,7 @@ class CastReceiver:
         silent = self._state is ReceptionState.RECEIVING and now < self._silent_until
         return ReceptionStatus(
             state=ReceptionState.SILENT if silent else self._state,
+            target=str(image.target_path),
             seconds=now - self._started_at,
             raw_bytes=image.raw_bytes,
             raw_bytes_used=image.raw_bytes_used,

@@ -134,7 +134,6 @@ class JsonObserver(_LineObserver):
             ok=True,
             exit_code=0,
             **_cast_fields(reception.parameters),
-            target=reception.target,
             **_status_fields(reception.status),
             seconds_receiving=round(reception.report.seconds_receiving, 3),
             seconds_total=round(reception.status.seconds, 3),
@@ -208,7 +207,7 @@ class PlainObserver(_LineObserver):
         status = reception.status
         image = f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)})"
         self._print(
-            f"{image} is on {reception.target}, every byte read back and verified, after "
+            f"{image} is on {status.target}, every byte read back and verified, after "
             f"{format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were already there"
         )
         for sentence in reception.fitted:

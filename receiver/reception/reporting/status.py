@@ -36,6 +36,8 @@ class ReceptionStatus:
     """A snapshot of a reception; counts cover all runs of the sender since the first join."""
 
     state: ReceptionState
+    target: str
+    """Path of the chosen target, also if a rule such as ``auto`` chose it; empty before the first cast."""
     seconds: float
     """Time since the first join was tried."""
     raw_bytes: int
@@ -86,8 +88,6 @@ class ReceptionStatus:
 class Reception:
     """A successful reception: every byte is verified on the target."""
 
-    target: str
-    """Path of the chosen target, also if a rule such as ``auto`` chose it."""
     parameters: CastParameters
     status: ReceptionStatus
     report: CompletionReport
@@ -170,6 +170,7 @@ def idle_status() -> ReceptionStatus:
         **{
             **values,
             "state": ReceptionState.WAITING,
+            "target": "",
             "bottleneck": Cause.NONE,
             "demoted": False,
             "unsigned_allowed": False,

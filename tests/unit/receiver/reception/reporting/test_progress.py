@@ -39,6 +39,7 @@ PARAMETERS = CastParameters(
 )
 STATUS = ReceptionStatus(
     state=ReceptionState.RECEIVING,
+    target="/dev/sda",
     seconds=12.3456789,
     raw_bytes=1 << 30,
     raw_bytes_used=1 << 30,
@@ -69,7 +70,6 @@ STATUS = ReceptionStatus(
     unsigned_allowed=False,
 )
 RECEPTION = Reception(
-    "/dev/sda",
     PARAMETERS,
     STATUS,
     dataclasses.replace(completion(), seconds_receiving=10.0),
