@@ -204,6 +204,10 @@ class ConsoleReporter(BootReporter):
     def write_line(self, text: str) -> None:
         """Write text to the serial consoles, and show it among the screen's last messages."""
         self.model.note(text)
+        self.write_serial(text)
+
+    def write_serial(self, text: str) -> None:
+        """Write text to the serial consoles only."""
         for line in filter(None, map(str.strip, text.splitlines())):
             for console in self._line_consoles:
                 console.write_line(console_text(line))
@@ -347,6 +351,9 @@ class ConsoleObserver(PlainObserver):
         self._reporter.model.progress(status, rate_bytes_per_s, self._clock())
         super().progress(status)
         self._reporter.refresh()
+
+    def _print_progress(self, text: str) -> None:
+        self._reporter.write_serial(text)  # the screen has a bar
 
 
 def open_reporter(version: str) -> ConsoleReporter:

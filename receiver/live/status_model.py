@@ -302,7 +302,7 @@ class StatusModel:
         match self._stage:
             case ScreenStage.APPROVAL:
                 return (
-                    f"Next: approve {self.name} in the dashboard if it shows this code there too, or run",
+                    "Next: approve it in the dashboard if the same code is shown there, or run",
                     f"diskcast machines approve {self.name} --code {self._code}",
                 )
             case ScreenStage.WAITING:

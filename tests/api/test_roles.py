@@ -36,6 +36,7 @@ KEYS = {
     "machine_id": "m0",
     "cast_id": "00000000",
     "schedule_id": "s0",
+    "wake_id": "00000000",
     "token_id": "t0",
     "code": "7KX2QM",
     "name:path": "index.html",

@@ -18,6 +18,8 @@ from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.jobs.owner import Owner
 from sender.daemon.live_state import LiveState
 from sender.daemon.presence import Presence
+from sender.daemon.waking.machine_waker import MachineWaker
+from sender.daemon.waking.wake_run import WavePace
 from sender.store.records.boots import BootReport, UnknownMachines
 from sender.store.records.casts import CastPhase, StartMode
 from sender.store.records.machine_states import MachineState
@@ -48,13 +50,15 @@ class Room:
         self.registry = CastRegistry(ended_kept_s=0.0)
         self.booting = BootingMachines(store, self.registry)
         self.presence = Presence()
-        self.live_state = LiveState(store, self.registry, self.presence, self.booting)
+        recorder = Recorder(store, directory)
+        waker = MachineWaker(store, recorder, self.presence, WavePace(8, 5.0))
+        self.live_state = LiveState(store, self.registry, self.presence, self.booting, waker)
         ended = EndedMachines(store, self.registry)
         self.decisions = BootDecisions(store, self.registry, ended, self.booting, UnknownMachines.OFF)
         record = dataclasses.replace(
             add_cast(store, **({"room_id": "lab"} | plan)), phase=CastPhase.GATHERING
         )
-        self.job = CastJob(record, Recorder(store, directory), owner=Owner("here", "d1", "r1"))
+        self.job = CastJob(record, recorder, owner=Owner("here", "d1", "r1"))
         self.run = RecordedRun()
         self.job.run = self.run  # type: ignore[assignment]
         self.registry.jobs[record.cast_id] = self.job

@@ -39,7 +39,7 @@ def test_the_waves_of_a_room_are_changed(browser: Browser, daemon: Daemon) -> No
         page.get_by_label("Machines woken at a time").fill("4")
         page.get_by_label("Pause between them (seconds)").fill("7.5")
         page.get_by_role("dialog").get_by_role("button", name="Save").click()
-        expect(page.get_by_role("status")).to_contain_text("Room saved")
+        expect(page.locator("#notices")).to_contain_text("Room saved")
         room = daemon.ask("GET", "/rooms/lab-1")
         assert (room["wake_wave_size"], room["wake_pause_s"]) == (4, 7.5)
 

@@ -200,7 +200,7 @@ class PlainObserver(_LineObserver):
     def progress(self, status: ReceptionStatus) -> None:
         """Print one line if it is due."""
         if status.state is not ReceptionState.REPORTING and self._pace.due(verified_share(status)):
-            self._print(_progress_text(status, self._rate.per_s(status.bytes_received)))
+            self._print_progress(_progress_text(status, self._rate.per_s(status.bytes_received)))
 
     def finished(self, reception: Reception) -> None:
         """Print the outcome."""
@@ -223,6 +223,9 @@ class PlainObserver(_LineObserver):
 
     def _print(self, text: str) -> None:
         self._write_line(text)
+
+    def _print_progress(self, text: str) -> None:
+        self._print(text)
 
 
 class TerminalObserver(PlainObserver):
