@@ -115,7 +115,7 @@ def _run_menu(parameters: BootParameters, reporter: BootReporter) -> None:
     """Run the menu for one machine, also without a network: an image may be on a stick."""
     from receiver.live.menu.live_menu import console_paths, menu_settings, run_live_menu
 
-    lease, name = None, platform.node()
+    lease, name = None, ""
     try:
         context = connect(parameters, reporter)
         lease, name = context.lease, context.name

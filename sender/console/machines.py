@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
+from sender.console.image_requests import approve_request, decline_request, requests
 from sender.console.options import api_command, checked_room, list_options
 from sender.console.waking import wake
 
@@ -32,7 +33,8 @@ def machines() -> None:
     """  # noqa: D301
 
 
-machines.add_command(wake)
+for command in (wake, requests, approve_request, decline_request):
+    machines.add_command(command)
 
 
 class Details(TypedDict):

@@ -86,6 +86,9 @@ def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
     assert "dct_enrol_" in commands[0]
     assert "dct_enrol_" not in commands[1], "every user of the machine can read its command lines"
     assert refused(run("machines", "approve", "pc03", "--code", "AAAAAA"))
+    assert "no requests" in succeeded(run("machines", "requests")).stderr
+    assert refused(run("machines", "approve-request", "pc03", "--code", "AAAAAA"))
+    assert refused(run("machines", "decline-request", "pc03", "--code", "AAAAAA"))
     assert answer("machines", "boot", "pc03", "--live")["count"] == 1
     assert "next boot  live system" in succeeded(run("machines", "show", "pc03")).stdout
     answer("machines", "boot", "pc03", "--planned")

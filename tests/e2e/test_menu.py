@@ -15,7 +15,7 @@ from protocol.constants import MIB
 from tests.library.http_files import HttpFiles
 from tests.support.disks.devices import loop_device
 from tests.support.disks.disk_images import MadeImage, make_image
-from tests.support.network.lab import LIMIT_S, wait_until
+from tests.support.network.lab import LIMIT_S, diskcast, run, wait_until
 from tests.support.programs.open_watch import OpenWatch
 from tests.support.programs.serving import Daemon
 from tests.support.programs.technician import Technician
@@ -78,7 +78,7 @@ def at_console(daemon: Daemon, name: str, *, boot_token: bool = True) -> Technic
 
 def confirm(technician: Technician, disk: Disk, typed: str = "") -> None:
     """Choose the disk and answer the confirmation, by default rightly."""
-    technician.chooses(f"{disk.device},")
+    technician.chooses(f"{disk.device}[ ,]")
     technician.sees(rf"EVERYTHING ON {disk.device} WILL BE OVERWRITTEN")
     technician.sees(rf"Type its name, {disk.device.name}, to overwrite it[^\n]*:")
     technician.types(typed or disk.device.name)
@@ -149,7 +149,7 @@ def test_a_wrong_confirmation_opens_nothing_for_writing(daemon: Daemon, disk: Di
         technician.chooses("from the daemon at")
         technician.chooses("An operator approves")
         technician.chooses("lab, ")
-        technician.chooses(f"{disk.device},")
+        technician.chooses(f"{disk.device}[ ,]")
         technician.sees(rf"Type its name, {disk.device.name}")
         technician.types(typed)
         technician.sees("Nothing was written")
@@ -169,8 +169,10 @@ def test_a_declined_request_writes_nothing(daemon: Daemon, disk: Disk) -> None:
         confirm(technician, disk)
         technician.sees("code of this request")
         [request] = wait_until("the request waits", lambda: daemon.ask("GET", "/requests")["items"])
-        path = f"/machines/{request['machine_id']}/requests/decline"
-        daemon.ask("POST", path, {"code": request["code"]})
+        options = ("--server", daemon.url, "--token-file", str(daemon.token_file))
+        shown = run(*diskcast("machines", "requests", *options))
+        assert all(word in shown for word in ("pc05", "lab", request["code"]))
+        run(*diskcast("machines", "decline-request", "pc05", "--code", request["code"], *options))
         technician.sees(r"was declined by .*\. Nothing was written")
     assert disk.digest == before
 
@@ -194,7 +196,7 @@ def test_another_cast_for_the_machine_is_not_received_in_the_menu(daemon: Daemon
             describe=daemon.describe,
         )
         technician.types("1")
-        technician.sees(f"{disk.device},")
+        technician.sees(f"{disk.device}")
         assert not watch.touched
         daemon.ask("POST", f"/casts/{cast_id}/cancel")
 
@@ -205,7 +207,7 @@ def test_an_image_that_this_machine_does_not_trust_is_refused(daemon: Daemon, di
         technician.chooses("from the daemon at")
         technician.chooses("An operator approves")
         technician.chooses("stranger, ")
-        technician.chooses(f"{disk.device},")
+        technician.chooses(f"{disk.device}[ ,]")
         technician.sees(r"NO +signature")
         technician.sees("Nothing was written")
     assert disk.digest == before
@@ -246,7 +248,7 @@ def test_an_unsigned_image_of_a_directory_opens_no_disk(tmp_path: Path, disk: Di
     ):
         technician.chooses("from a stick or a directory")
         technician.chooses(r"unsigned\.dci")
-        technician.chooses(f"{disk.device},")
+        technician.chooses(f"{disk.device}[ ,]")
         technician.sees("isn't signed")
         technician.sees("Nothing was written")
         assert not watch.touched

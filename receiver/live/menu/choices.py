@@ -51,15 +51,9 @@ def disk_rows(disks: Sequence[ListedDisk]) -> list[Row]:
     rows = []
     for listed in disks:
         disk = listed.disk
-        serial = f"serial {disk.serial}" if disk.serial else "no serial number"
-        parts = (str(disk.path), format_bytes(disk.size_bytes), describe_model(disk), serial)
         verdict = f"can't be used: {verdict_text(disk, listed.refusal)}" if listed.refusal else ""
-        rows.append(
-            Row(
-                ", ".join(filter(None, parts)),
-                tuple(filter(None, (f"holds {listed.contents.text}", verdict))),
-            )
-        )
+        details = tuple(filter(None, (f"holds {listed.contents.text}", verdict)))
+        rows.append(Row(disk_text(disk), details))
     return rows
 
 
@@ -89,10 +83,15 @@ def selector_of(disk: BlockDevice, disks: Sequence[ListedDisk]) -> str:
 
 
 def disk_text(disk: BlockDevice) -> str:
-    """Return a description of a disk for the operator who approves."""
-    serial = f"serial {disk.serial}" if disk.serial else "no serial number"
-    parts = (str(disk.path), describe_model(disk), serial, format_bytes(disk.size_bytes))
-    return ", ".join(filter(None, parts))
+    """Return a description of a disk, also for the operator who approves."""
+    return f"{device_text(disk)}, {format_bytes(disk.size_bytes)}"
+
+
+def device_text(disk: BlockDevice) -> str:
+    """Return path, model and serial number of a disk."""
+    model = describe_model(disk)
+    named = f"{disk.path}{' ' if model.startswith('(') else ', ' if model else ''}{model}"
+    return f"{named}, {f'serial {disk.serial}' if disk.serial else 'no serial number'}"
 
 
 def _plain(text: str) -> str:

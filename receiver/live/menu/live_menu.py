@@ -55,8 +55,12 @@ def run_live_menu(settings: MenuSettings, consoles: Sequence[Path]) -> None:
         ConfigurationError: no console is left, or the kernel refuses to restart.
     """
     with open_consoles(consoles) as console:
-        end = run_menu(console, settings)
-        console.say("The machine powers off." if end is MenuEnd.POWER_OFF else "The machine restarts.")
-    if end is MenuEnd.IMAGED and settings.after is AfterCast.POWEROFF:
-        end = MenuEnd.POWER_OFF
-    restart_now(AfterCast.POWEROFF if end is MenuEnd.POWER_OFF else AfterCast.REBOOT)
+        action = final_action(run_menu(console, settings), settings.after)
+        console.say("The machine powers off." if action is AfterCast.POWEROFF else "The machine restarts.")
+    restart_now(action)
+
+
+def final_action(end: MenuEnd, after: AfterCast) -> AfterCast:
+    """Return the action that ends the live system: the technician's choice, or the configured one after a success."""
+    powers_off = end is MenuEnd.POWER_OFF or (end is MenuEnd.IMAGED and after is AfterCast.POWEROFF)
+    return AfterCast.POWEROFF if powers_off else AfterCast.REBOOT

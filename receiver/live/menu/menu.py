@@ -58,7 +58,8 @@ class Menu:
         """
         entries = self._entries()
         self._dialog.say()
-        self._dialog.say(f"diskcast: image this machine ({self._settings.machine_name})")
+        name = self._settings.machine_name
+        self._dialog.say(f"diskcast: image this machine{f' ({name})' if name else ''}")
         while True:
             try:
                 index = await self._dialog.choose(

@@ -14,8 +14,8 @@ from protocol.shared.units import format_bytes
 from protocol.trust.image_policy import AcceptedImage
 from receiver.disk.fit.efi import find_efi_partition
 from receiver.disk.inventory.block_devices import BlockDevice
-from receiver.live.menu.choices import COLUMNS
-from receiver.restore.listed_disks import ListedDisk, describe_model
+from receiver.live.menu.choices import COLUMNS, device_text
+from receiver.restore.listed_disks import ListedDisk
 
 FIRMWARE: Final = Path("/sys/firmware/efi")
 MEMORY_INFO: Final = Path("/proc/meminfo")
@@ -111,9 +111,9 @@ def report(checks: list[Check]) -> str:
     lines = []
     for check in checks:
         start = f"  {check.grade.value:5}  {check.subject:{width}}  "
-        lines += textwrap.wrap(
-            start + check.text, COLUMNS, subsequent_indent=" " * len(start), drop_whitespace=False
-        )
+        indent = " " * len(start)
+        wrapped = textwrap.wrap(start + check.text, COLUMNS, subsequent_indent=indent, drop_whitespace=False)
+        lines += [line.rstrip() for line in wrapped]
     return "\n".join(lines)
 
 
@@ -189,6 +189,4 @@ def _check_contents(listed: ListedDisk) -> Check:
 
 def erased_text(disk: BlockDevice, contents: str) -> str:
     """Return what will be lost."""
-    serial = f"serial {disk.serial}" if disk.serial else "no serial number"
-    parts = (str(disk.path), describe_model(disk), serial)
-    return f"{', '.join(filter(None, parts))}; it holds {contents}"
+    return f"{device_text(disk)}; it holds {contents}"
