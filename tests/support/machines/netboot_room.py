@@ -7,7 +7,7 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -73,14 +73,17 @@ class NetbootRoom:
 
     # -- the operator's commands ------------------------------------------------------------------------------
 
-    def command(self, *arguments: str | Path, timeout_s: float = LIMIT_S) -> str:
+    def command(self, *arguments: str | Path) -> str:
         """Run a ``diskcast`` command on the daemon's host and return its standard output.
 
         Raises:
             LabError: it failed.
         """
+        return self._run(self.network.server_prefix, arguments, LIMIT_S)
+
+    def _run(self, prefix: Sequence[str], arguments: Sequence[str | Path], timeout_s: float) -> str:
         done = subprocess.run(
-            [*self.network.server_prefix, *diskcast(*arguments)],
+            [*prefix, *diskcast(*arguments)],
             capture_output=True,
             text=True,
             check=False,
@@ -138,8 +141,11 @@ class NetbootRoom:
         return str(json.loads((self.folder / "state/diskcast/api.json").read_text())["pin"])
 
     def build_medium(self, folder: Path, *options: str) -> Path:
-        """Build a boot medium, which trusts this room's daemon and signing key, into ``folder``."""
-        self.command("netboot", "build", "-o", folder, *options, timeout_s=_BUILD_LIMIT_S)
+        """Build a boot medium, which trusts this room's daemon and signing key, into ``folder``.
+
+        It runs outside of the room's network, from which no package can be downloaded.
+        """
+        self._run(("nice", "-n", "10"), ("netboot", "build", "-o", folder, *options), _BUILD_LIMIT_S)
         return folder
 
     def start_boot_services(self, medium: Path, *options: str) -> Program:
