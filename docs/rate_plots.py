@@ -27,7 +27,18 @@ OUTLINES: Final = PLOTS / "after"
 BEFORE: Final = PLOTS / "before"
 """Made by this program from the last commit before the ablation (ad35571), with the scenarios of today."""
 RATE: Final = DOCS.parent / "protocol" / "sending" / "rate"
-_SHOWN: Final = ("scenario", "seconds", "goodput", "lost", "sent/src", "90 % after", "TCP", "bottlenecks")
+_SHOWN: Final = (
+    "scenario",
+    "seconds",
+    "goodput",
+    "lost",
+    "sent/src",
+    "90 % after",
+    "TCP",
+    "bottlenecks",
+    "at socket",
+    "slow",
+)
 PLOTTED: Final = (
     "shaped-200",
     "step",
@@ -94,7 +105,9 @@ def figures_table() -> str:
     shown = [index for index, (heading, _) in enumerate(COLUMNS) if heading in _SHOWN]
     rows = []
     for name in (scenario.name for scenario in SCENARIOS if scenario.name in after):
-        pairs = [(before[name][index], after[name][index]) for index in shown[1:]]
+        # Columns and scenarios that are younger than the ablation have no figure from before it.
+        old = dict(enumerate(before.get(name, ())))
+        pairs = [(old.get(index, after[name][index]), after[name][index]) for index in shown[1:]]
         rows.append([name, *(one if one == other else f"{one} → {other}" for one, other in pairs)])
     return table([COLUMNS[index][0] for index in shown], rows)
 
@@ -102,7 +115,16 @@ def figures_table() -> str:
 def outlines_table() -> str:
     names = [scenario.name for scenario in SCENARIOS if (OUTLINES / f"{scenario.name}.svg").exists()]
     folders = [str(folder.relative_to(PAGE.parent)) for folder in (BEFORE, OUTLINES)]
-    rows = [[name, *(f"![{name}]({folder}/{name}.svg)" for folder in folders)] for name in names]
+    rows = [
+        [
+            name,
+            *(
+                f"![{name}]({folder}/{name}.svg)" if (PAGE.parent / folder / f"{name}.svg").exists() else ""
+                for folder in folders
+            ),
+        ]
+        for name in names
+    ]
     return table(["scenario", "before", "after"], rows)
 
 

@@ -21,7 +21,7 @@ from protocol.sending.events import (
 )
 from protocol.sending.rate.capacity import Capacity
 from protocol.sending.rate.rate_control import RateController
-from protocol.sending.rate.stragglers import StragglerChange, StragglerWatch, Verdict
+from protocol.sending.rate.stragglers import SLOW_FOR_A_MOMENT_S, StragglerChange, StragglerWatch, Verdict
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
 from protocol.sending.transitions import ReceiverTrigger
@@ -29,8 +29,6 @@ from protocol.shared.units import format_rate
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.messages import Standing
 
-_NOTIFY_SLOW_AFTER_S = 1.0
-"""A receiver that is slow only for a moment is not asked to stop its NACKs."""
 _JUDGE_S_PER_RECEIVER = 1e-4
 """A comparison costs a few microseconds per receiver: with this pause, a few per cent of a processor."""
 
@@ -128,7 +126,7 @@ class MainGroup:
             record.receiver_id
             for record in self._roster.active
             if record.deferred
-            or (record.slow_since is not None and now - record.slow_since > _NOTIFY_SLOW_AFTER_S)
+            or (record.slow_since is not None and now - record.slow_since > SLOW_FOR_A_MOMENT_S)
         )
         records = self._roster.records.items()
         dropped = (key for key, record in records if record.state is ReceiverState.DROPPED)

@@ -10,12 +10,12 @@ from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
 from protocol.sending.poisoned_reports import MemberLimits
 from protocol.sending.rate.rate_sample import RateSample
+from protocol.sending.rate.work_rates import WorkRates
 from protocol.sending.replay_window import ReplayWindow
 from protocol.shared.token_bucket import TokenBucket
 from protocol.wire.messages import BOTTLENECKS, Report
 
 _LOSS_SMOOTHING = 0.3
-_RATE_SMOOTHING_S = 1.0
 _REPAIR_BURST_S = 1.0
 """Time whose share of repairs a receiver may save up: losses come in bursts, such as the end of a pass."""
 _BACKLOG_SHARE = 0.35
@@ -40,7 +40,7 @@ class ReceiverRecord:
         slow_cause: cause of its slowness; kept for a straggler as long as the cast serves it.
         demoted: it was too slow for too long.
         deferred: its repairs wait for the tail, which hasn't started.
-        rate_bytes_per_s: smoothed rate at which it writes.
+        work: rates at which it reads its socket and writes.
         nacked_symbol_count: symbols that it requested.
         feedback_allowance: datagrams that it may send.
         repair_allowance_s: seconds of the cast's rate that its repairs may take.
@@ -86,7 +86,7 @@ class ReceiverRecord:
     deferred: bool = False
     fill: float = 0.0
     rtt_s: float = 0.0
-    rate_bytes_per_s: float = 0.0
+    work: WorkRates = dataclasses.field(default_factory=WorkRates)
     bottleneck: Cause = Cause.NETWORK
     reported_at: float = 0.0
     finished_at: float | None = None
@@ -106,19 +106,28 @@ class ReceiverRecord:
         return 1.0 - min(1.0, self.needed_count / self.needed_at_join_count)
 
     @property
+    def rate_bytes_per_s(self) -> float:
+        """Return the smoothed rate at which it writes."""
+        return self.work.written_bytes_per_s
+
+    @property
     def loss_burst(self) -> float:
         """Return the average number of datagrams lost in a row; 0 while none was lost."""
         if not self.loss_event_count:
             return 0.0
         return max(1.0, (self.expected_count - self.received_count) / self.loss_event_count)
 
-    def apply_report(self, report: Report, frame_bytes_per_raw: float, now: float) -> RateSample:
+    def apply_report(
+        self, report: Report, frame_bytes: int, frame_bytes_per_raw: float, now: float, *, casting: bool
+    ) -> RateSample:
         """Update the record by a report; return its sample for rate control.
 
         Args:
             report: the latest report.
-            frame_bytes_per_raw: bytes of frames that the cast sends for each byte of the disk.
+            frame_bytes: length of a frame.
+            frame_bytes_per_raw: bytes of frames that the cast sends for each byte that a receiver writes.
             now: monotonic seconds.
+            casting: image data is being sent.
         """
         fill = report.fill_permille / 1000
         expected_count = report.expected_count - self.expected_count
@@ -129,10 +138,12 @@ class ReceiverRecord:
         if expected_count > 0:
             self.loss += _LOSS_SMOOTHING * (min(1.0, lost_count / expected_count) - self.loss)
         elapsed_s = now - self.reported_at
-        if self.reported_at and elapsed_s > 0:
-            rate = max(0, report.bytes_written - self.bytes_written) / elapsed_s
-            weight = 1.0 - math.exp(-elapsed_s / _RATE_SMOOTHING_S)
-            self.rate_bytes_per_s += weight * (rate - self.rate_bytes_per_s)
+        if casting and self.reported_at and elapsed_s > 0:
+            self.work.add(
+                written_bytes=max(0, report.bytes_written - self.bytes_written),
+                taken_frames=max(0, report.received_count - self.received_count),
+                elapsed_s=elapsed_s,
+            )
         sample = RateSample(
             expected_count=report.recent_expected_count,
             received_count=report.recent_received_count,
@@ -144,7 +155,8 @@ class ReceiverRecord:
             else 0.0,
             arriving_bytes_per_s=report.arriving_bytes_per_s,
             queue_delay_s=report.queue_delay_us / 1e6,
-            written_bytes_per_s=self.rate_bytes_per_s * frame_bytes_per_raw,
+            taken_bytes_per_s=self.work.taken_frames_per_s * frame_bytes,
+            written_bytes_per_s=self.work.written_bytes_per_s * frame_bytes_per_raw,
             cause=BOTTLENECKS[report.bottleneck],
         )
         self.queue_delay_s = sample.queue_delay_s

@@ -137,11 +137,12 @@ class SenderSession:
         self._gathering = Gathering(policy, self._roster, now)
         self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
         self._parity = ParityPlanner()
-        source_symbol_count = int(source_symbols.sum(dtype=np.int64))
         self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
-        self._frame_bytes_per_raw = (
-            max(1, source_symbol_count) * self._frame_bytes / max(1, parameters.raw_bytes)
-        )
+        # Zero blocks are neither sent nor among the bytes that receivers report as written.
+        stored_count = int(np.count_nonzero(source_symbols))
+        written_bytes = min(stored_count * parameters.block_bytes, parameters.raw_bytes)
+        symbol_count = int(source_symbols.sum(dtype=np.int64))
+        self._frame_bytes_per_raw = symbol_count * self._frame_bytes / max(1, written_bytes)
         self._grtt = GrttEstimator()
         self._events: list[SenderEvent] = []
         self._sequence = rng.getrandbits(32)
@@ -410,7 +411,13 @@ class SenderSession:
 
     def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:
         self.statistics.reports_received_count += 1
-        sample = record.apply_report(report, self._frame_bytes_per_raw, now)
+        sample = record.apply_report(
+            report,
+            self._frame_bytes,
+            self._frame_bytes_per_raw,
+            now,
+            casting=self.state is CastState.CASTING,
+        )
         capacity = self.rate_control.capacities.get(record.receiver_id)
         rtt_s = self._messages.echoes.rtt_s(report.echo_us, report.echo_delay_us, now)
         if rtt_s is not None:

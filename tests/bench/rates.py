@@ -29,6 +29,7 @@ from tests.bench import (
     rate_scenarios,
     reimage_scenarios,
     report,
+    slow_machine_scenarios,
     straggler_scenarios,
 )
 from tests.bench.figures import FAIL, Figure
@@ -66,6 +67,7 @@ SCENARIOS = {
     "straggler-wait": RateScenario(64 * MIB, straggler_scenarios.waited_for),
     "straggler-disk": RateScenario(128 * MIB, straggler_scenarios.slow_disk_named),
     "straggler-udpcast": RateScenario(64 * MIB, straggler_scenarios.udpcast_with_slow_link),
+    "slow-machines": RateScenario(96 * MIB, slow_machine_scenarios.slow_machines),
     "tcp-share": RateScenario(192 * MIB, neighbour_scenarios.tcp_share),
     "step": RateScenario(256 * MIB, neighbour_scenarios.step),
     "encrypt": RateScenario(512 * MIB, encryption_scenario.encryption),

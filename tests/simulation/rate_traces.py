@@ -23,9 +23,12 @@ COLUMNS = (
     ("90 % after", 11),
     ("TCP", 4),
     ("first, last but one, last end", 29),
-    ("bottlenecks", 0),
+    ("bottlenecks", 60),
+    ("at socket", 9),
+    ("slow", 0),
 )
-"""Heading and width; losses are those of the unluckiest receiver after the first two seconds."""
+"""Heading and width; losses are those of the unluckiest receiver after the first two seconds, at sockets after three.
+"Slow": changes of one receiver at most."""
 
 
 def cells(name: str, trace: Trace, summary: Summary) -> list[str]:
@@ -43,6 +46,8 @@ def cells(name: str, trace: Trace, summary: Summary) -> list[str]:
         f"{summary.tcp_share:.0%}" if trace.model.tcp else "",
         _ends(summary),
         _bottlenecks(trace),
+        f"{summary.socket_lost_share:.2%}" if summary.socket_lost_share else "",
+        f"{summary.slow_changes_max or ''}",
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import sys
 from collections import deque
 from typing import Protocol
 
@@ -28,18 +29,22 @@ from protocol.receiving.events import (
     ManifestRejected,
 )
 from protocol.receiving.receiver_session import ReceiverSession
+from receiver.reception.bottleneck_watch import BottleneckWatch, ReceiverLoad
 from receiver.reception.cast_connection import IDLE_MIN_S, POLL_BYTES
+from receiver.reception.datagram_intake import BATCHES_PER_POLL_MAX
 from receiver.reception.network.data_socket import POLL_INTERVAL_MAX_S, POLL_INTERVAL_MIN_S
+from receiver.reception.network.recvmmsg import SINGLE_MESSAGES
 from tests.simulation.links import Link, Passage, Port
+from tests.simulation.processor import Processor
 from tests.simulation.timeline import Timeline
 
 _HAND_OVER_S = 0.005
 """Time from an assembled block to a worker thread that has decoded it."""
 _CLOCK_OFFSET_S_MAX = 10_000.0
-_BUSY_FILL = 0.5
 _LATE_SHARE = 0.1
 _POLL_LATE = 1.1
 """Timers are a little late, so that no two machines stay in step."""
+_POLL_FRAMES_MAX = BATCHES_PER_POLL_MAX * SINGLE_MESSAGES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ class ReceiverModel:
     Attributes:
         port: its link.
         disk_bytes_per_s: raw bytes that its disk writes.
-        processor_bytes_per_s: bytes of frames that its processor takes from the socket.
+        processor_bytes_per_s: bytes of frames that its processor takes from the socket if it does nothing else.
+        decoder_bytes_per_s: bytes of blocks that the same processor decodes if it does nothing else.
         socket_bytes: the socket's buffer; what arrives beyond it is dropped.
         late_s: longest delay of one poll in ten, while another program has the processor.
         assembly_bytes: its buffers.
@@ -59,6 +65,7 @@ class ReceiverModel:
     port: Port
     disk_bytes_per_s: float = math.inf
     processor_bytes_per_s: float = math.inf
+    decoder_bytes_per_s: float = math.inf
     socket_bytes: float = math.inf
     late_s: float = 0.0
     assembly_bytes: int = ASSEMBLY_BYTES_DEFAULT
@@ -103,6 +110,15 @@ class _Arrivals:
         return 1 + int((now - self.first_at) / (self.last_at - self.first_at) * (self.count - 1))
 
 
+@dataclasses.dataclass(slots=True)
+class _Queued:
+    """Datagrams in the socket's queue, or one control datagram."""
+
+    frames: NDArray[np.uint8] | None
+    control: bytes
+    arrived_at: float
+
+
 class CastReceiver:
     """A receiver of the simulated cast.
 
@@ -128,7 +144,16 @@ class CastReceiver:
         self._pause_s = POLL_INTERVAL_MIN_S
         self._pausing = False
         self._disk_free_at = 0.0
-        self._reported_drop_count = 0
+        self._write_s = 0.0
+        self._in_flight_count = 0
+        self._socket: deque[_Queued] = deque()
+        self._socket_used_bytes = 0
+        self._bottleneck_watch = BottleneckWatch()
+        self._processor = Processor(
+            sender.timeline,
+            take_bytes_per_s=model.processor_bytes_per_s,
+            decode_bytes_per_s=model.decoder_bytes_per_s,
+        )
 
     @property
     def verified_count(self) -> int:
@@ -206,7 +231,7 @@ class CastReceiver:
         if taken_bytes is not None:
             pause_s = self._pause_s * POLL_BYTES / max(taken_bytes, 1)
             self._pause_s = min(max(pause_s, POLL_INTERVAL_MIN_S), POLL_INTERVAL_MAX_S)
-            processing_s = taken_bytes / self.model.processor_bytes_per_s
+            processing_s = self._processor.take(taken_bytes)
             pause_s = max(self._pause_s * self._rng.uniform(1.0, _POLL_LATE), processing_s)
             if self.model.late_s and self._rng.random() < _LATE_SHARE:
                 pause_s += self._rng.uniform(0.0, self.model.late_s)
@@ -218,53 +243,84 @@ class CastReceiver:
                 wake_at = min(wake_at, max(now, self._inbox[0].first_at))
             self._set_turn(wake_at)
 
-    def _take_arrivals(self, session: ReceiverSession) -> int | None:
-        """Pass arrivals to the session; return the bytes of data, or None if nothing has arrived."""
+    def _fill_socket(self, session: ReceiverSession) -> None:
+        """Move arrivals to the socket's queue; those that find it full are dropped."""
         now = self._timeline.now
-        taken_bytes: int | None = None
-        pieces: list[NDArray[np.uint8]] = []
-        arrived_at = now
         while self._inbox and self._inbox[0].first_at <= now:
             arrivals = self._inbox[0]
             if arrivals.frames is None:
                 self._inbox.popleft()
-                self._take_frames(session, pieces, arrived_at)
-                pieces = []
-                session.receive_datagram_untrusted(arrivals.control, self._clock())
-                taken_bytes = taken_bytes or 0
+                if self._socket_used_bytes < self.model.socket_bytes:
+                    self._socket.append(_Queued(None, arrivals.control, arrivals.first_at))
                 continue
             arrived_count = arrivals.arrived_count(now)
             if arrived_count > arrivals.taken_count:
                 piece = arrivals.frames[arrivals.taken_count : arrived_count]
-                pieces.append(piece)
-                taken_bytes = (taken_bytes or 0) + piece.size
                 arrivals.taken_count = arrived_count
-                arrived_at = min(now, arrivals.last_at)
+                room_bytes = self.model.socket_bytes - self._socket_used_bytes
+                if piece.size > room_bytes:
+                    kept_count = int(room_bytes // piece.shape[1])
+                    session.statistics.socket_drop_count += piece.shape[0] - kept_count
+                    piece = piece[:kept_count]
+                if piece.size:
+                    self._socket.append(_Queued(piece, b"", min(now, arrivals.last_at)))
+                    self._socket_used_bytes += piece.size
             if arrived_count < arrivals.count:
                 break
             self._inbox.popleft()
-        self._take_frames(session, pieces, arrived_at)
+
+    def _take_arrivals(self, session: ReceiverSession) -> int | None:
+        """Pass the socket's queue to the session; return the bytes of data, or None if nothing has arrived."""
+        self._fill_socket(session)
+        session.statistics.socket_fill = self._socket_used_bytes / self.model.socket_bytes
+        taken_bytes: int | None = None
+        pieces: list[NDArray[np.uint8]] = []
+        arrived_at = self._timeline.now
+        left_count = _POLL_FRAMES_MAX if self._processor.limited else sys.maxsize
+        while self._socket and left_count:
+            queued = self._socket[0]
+            if queued.frames is None:
+                self._socket.popleft()
+                self._pass_frames(session, pieces, arrived_at)
+                pieces = []
+                session.receive_datagram_untrusted(queued.control, self._clock())
+                taken_bytes = taken_bytes or 0
+                continue
+            piece, queued.frames = queued.frames[:left_count], queued.frames[left_count:]
+            if not queued.frames.size:
+                self._socket.popleft()
+            pieces.append(piece)
+            arrived_at = queued.arrived_at
+            left_count -= piece.shape[0]
+            taken_bytes = (taken_bytes or 0) + piece.size
+            self._socket_used_bytes -= piece.size
+        self._pass_frames(session, pieces, arrived_at)
         return taken_bytes
 
-    def _take_frames(
+    def _pass_frames(
         self, session: ReceiverSession, pieces: list[NDArray[np.uint8]], arrived_at: float
     ) -> None:
         if pieces:
             frames = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-            if frames.size > self.model.socket_bytes:
-                kept_count = int(self.model.socket_bytes // frames.shape[1])
-                session.statistics.socket_drop_count += frames.shape[0] - kept_count
-                frames = frames[:kept_count]
             session.receive_frames_untrusted(
                 frames, self._clock(), arrived_at=arrived_at + self._clock_offset_s
             )
 
     def _update_statistics(self, session: ReceiverSession) -> None:
-        waits_for_disk = session.fill > _BUSY_FILL and self._disk_free_at > self._timeline.now
         statistics = session.statistics
-        dropped = statistics.socket_drop_count > self._reported_drop_count
-        self._reported_drop_count = statistics.socket_drop_count
-        statistics.bottleneck = "disk" if waits_for_disk else "socket" if dropped else "network"
+        if statistics.first_data_at is None:
+            return
+        load = ReceiverLoad(
+            held_share=session.backlog,
+            pool_drop_count=session.pool_drop_count,
+            queue_share=statistics.socket_fill,
+            socket_drop_count=statistics.socket_drop_count,
+            decode_s=self._processor.decode_s,
+            write_s=self._write_s,
+            all_received=session.needed_count == self._in_flight_count,
+        )
+        self._bottleneck_watch.update(self._clock(), load)
+        statistics.bottleneck = self._bottleneck_watch.cause
 
     def _send_feedback(self, datagram: bytes) -> None:
         self._timeline.at(
@@ -303,11 +359,25 @@ class CastReceiver:
         decode_in_place(assembled.slots, assembled.slot_esi)
         source = self._sender.source(assembled.object, assembled.block)
         assert np.array_equal(assembled.slots, source), f"block {assembled.block} was decoded wrongly"
-        start = max(self._disk_free_at, self._timeline.now + _HAND_OVER_S)
-        self._disk_free_at = start + session.parameters.block_bytes / self.model.disk_bytes_per_s
+        self._in_flight_count += 1
+        decodable_at = self._timeline.now + _HAND_OVER_S
+        if not self._processor.decodes:
+            self._write_decoded(session, assembled, decodable_at)
+            return
+        self._processor.decode(
+            session.parameters.block_bytes,
+            lambda: self._write_decoded(session, assembled, self._timeline.now),
+            decodable_at,
+        )
+
+    def _write_decoded(self, session: ReceiverSession, assembled: AssembledBlock, at: float) -> None:
+        write_s = session.parameters.block_bytes / self.model.disk_bytes_per_s
+        self._disk_free_at = max(self._disk_free_at, at) + write_s
+        self._write_s += write_s
         self._timeline.at(self._disk_free_at, lambda: self._written(session, assembled))
 
     def _written(self, session: ReceiverSession, assembled: AssembledBlock) -> None:
+        self._in_flight_count -= 1
         session.release(assembled)
         session.block_written(assembled.block)
         session.statistics.bytes_written += session.parameters.block_bytes

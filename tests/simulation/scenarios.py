@@ -20,6 +20,8 @@ _FAR_DELAY_S = 0.02
 _STRAGGLER_IMAGE_BYTES = 256 * MIB
 """Eleven seconds at 200 Mbit/s: longer than ``--slow-for``."""
 _SOCKET_BYTES = 4_000_000
+_DEEP_SOCKET_BYTES = 20_000_000
+"""Datagrams that fit into the 32 MiB which the agent gets from the kernel, less the kernel's overhead."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +72,21 @@ def _one_of(count: int, port: Port, one: ReceiverModel, **changes: object) -> Ca
     """``one`` and ``count - 1`` receivers that have nothing but their port."""
     others = tuple(ReceiverModel(port) for _ in range(count - 1))
     return CastModel((one, *others), **changes)  # type: ignore[arg-type]
+
+
+def _slow_machine(decoder_bytes_per_s: float) -> ReceiverModel:
+    """A virtual machine without hardware acceleration, or an old laptop."""
+    return ReceiverModel(
+        gigabit(),
+        processor_bytes_per_s=8 * decoder_bytes_per_s,
+        decoder_bytes_per_s=decoder_bytes_per_s,
+        socket_bytes=_DEEP_SOCKET_BYTES,
+    )
+
+
+def _slow_room(count: int) -> CastModel:
+    decoders = [4e6] * count if count == 2 else [3e6 + 2e6 * index / (count - 1) for index in range(count)]
+    return CastModel(tuple(_slow_machine(each) for each in decoders), image_bytes=128 * MIB)
 
 
 def _busy(port: Port) -> CastModel:
@@ -178,6 +195,17 @@ SCENARIOS: tuple[Scenario, ...] = (
                 gigabit(), processor_bytes_per_s=400 * BYTES_PER_S_OF_MBIT, socket_bytes=_SOCKET_BYTES
             ),
         ),
+    ),
+    Scenario(
+        "slow-room",
+        "2 machines with one slow processor each on a gigabit switch: 4 MB/s decoded",
+        lambda: _slow_room(2),
+    ),
+    Scenario("slow-room-8", "8 machines that decode 3 to 5 MB/s on a gigabit switch", lambda: _slow_room(8)),
+    Scenario(
+        "slow-decoder",
+        "4 receivers on a gigabit switch, one of them decodes 4 MB/s",
+        lambda: _one_of(4, gigabit(), _slow_machine(4e6), image_bytes=128 * MIB),
     ),
     Scenario(
         "disks-60",

@@ -134,6 +134,31 @@ def test_slow_disk_holds_no_other_back_and_is_named() -> None:
     assert names == {("pc0", Cause.DISK)}
 
 
+# -- slow machines -------------------------------------------------------------------------------------------
+
+
+def slow_machines(rate_max_bytes_per_s: float | None = None) -> CastModel:
+    """Two machines with a slow processor, and buffers as small as the image, so that the cast is short."""
+    machine = ReceiverModel(
+        gigabit(),
+        processor_bytes_per_s=32e6,
+        decoder_bytes_per_s=4e6,
+        socket_bytes=4e6,
+        assembly_bytes=16 * MIB,
+    )
+    policy = CastPolicy(rate_max_bytes_per_s=rate_max_bytes_per_s)
+    return CastModel((machine, machine), image_bytes=48 * MIB, policy=policy)
+
+
+def test_slow_processors_are_found_and_their_rate_is_held() -> None:
+    """A room of old machines must not need an operator who knows their rate."""
+    automatic = summary_of(slow_machines())
+    fixed_s = min(summary_of(slow_machines(rate)).seconds for rate in (3e6, 3.5e6, 4e6, 5e6))
+    assert automatic.seconds <= 1.3 * fixed_s
+    assert automatic.socket_lost_share <= LOST_MAX
+    assert automatic.slow_changes_max <= 1
+
+
 # -- large rooms ---------------------------------------------------------------------------------------------
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.constants import DATA_HEADER_BYTES
+from protocol.sending.events import ReceiverRecovered, ReceiverSlow
 from tests.simulation.cast import CastModel, SimulatedCast
 from tests.simulation.links import WIRE_OVERHEAD_BYTES
 
 SAMPLE_S = 0.02
 _SETTLED_AFTER_S = 2.0
 """Losses count after this time: slow start may lose datagrams."""
+_MACHINE_FOUND_AFTER_S = 3.0
+"""Drops at sockets count after this time, in which a slow processor has to be found."""
 _WINDOW_S = 0.3
 """Time over which delivery rates are averaged."""
 _REACHED = 0.9
@@ -38,6 +42,7 @@ PORT_DTYPE = np.dtype(
         ("offered", "f8"),
         ("dropped", "f8"),
         ("lost", "f8"),
+        ("socket_dropped", "f8"),
         ("assembled", "f8"),
         ("arrived", "f8"),
         ("fill", "f8"),
@@ -106,6 +111,7 @@ def _port_row(cast: SimulatedCast, index: int, now: float) -> tuple[float, ...]:
         link.offered_count,
         link.queue_drop_count,
         link.path_loss_count,
+        session.statistics.socket_drop_count,
         receiver.assembled_count * cast.model.block_bytes,
         session.statistics.bytes_received,
         session.fill,
@@ -121,6 +127,9 @@ class Summary:
         goodput_share: image bytes over what the slowest port could carry in that time, for those that completed.
         lost_share: symbols that didn't reach the unluckiest receiver after the first two seconds.
         queue_lost_share: share of symbols that a full queue dropped on the way to the same receiver.
+        socket_lost_share: share of the symbols that the same or another unlucky receiver dropped at its socket after
+            the first three seconds.
+        slow_changes_max: how often one receiver at most became slow or recovered.
         sent_ratio: symbols sent over source symbols.
         nack_count: NACK datagrams.
         feedback_share: bytes of feedback over bytes of data, Ethernet frames.
@@ -135,6 +144,8 @@ class Summary:
     goodput_share: float
     lost_share: float
     queue_lost_share: float
+    socket_lost_share: float
+    slow_changes_max: int
     sent_ratio: float
     nack_count: int
     feedback_share: float
@@ -163,6 +174,8 @@ def summarise(trace: Trace) -> Summary:
         goodput_share=cast.image.stored_bytes / min(capacities) if capacities else 0.0,
         lost_share=lost,
         queue_lost_share=queue_lost,
+        socket_lost_share=_socket_lost_share(trace),
+        slow_changes_max=_slow_changes_max(trace),
         sent_ratio=cast.session.statistics.symbols_transmitted_count / cast.image.source_symbols_count,
         nack_count=cast.session.statistics.nacks_received_count,
         feedback_share=cast.feedback_bytes / cast.data_bytes,
@@ -193,6 +206,32 @@ def _lost_shares(trace: Trace) -> tuple[float, float]:
             lost = (port["lost"][last] - port["lost"][first]) / offered
             worst = max(worst, (dropped + lost, dropped))
     return worst
+
+
+def _socket_lost_share(trace: Trace) -> float:
+    """Return the largest share of datagrams that a receiver dropped at its socket, until its end."""
+    times = trace.samples["time"]
+    first = int(np.searchsorted(times, _MACHINE_FOUND_AFTER_S))
+    started_at = trace.cast.session.statistics.started_at
+    worst = 0.0
+    for index, receiver in enumerate(trace.cast.receivers):
+        last = int(np.searchsorted(times, (receiver.finished_at or np.inf) - started_at)) - 1
+        if last <= first:
+            continue
+        port = trace.ports[:, index]
+        offered = port["offered"][last] - port["offered"][first]
+        dropped = port["socket_dropped"][last] - port["socket_dropped"][first]
+        worst = max(worst, float(dropped / max(1.0, offered)))
+    return worst
+
+
+def _slow_changes_max(trace: Trace) -> int:
+    changes = Counter(
+        event.receiver_id
+        for _, event in trace.cast.events
+        if isinstance(event, ReceiverSlow | ReceiverRecovered)
+    )
+    return max(changes.values(), default=0)
 
 
 def windowed_rate(times: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:

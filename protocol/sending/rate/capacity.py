@@ -43,6 +43,7 @@ class Capacity:
         loss_samples: number of reports in the usual loss.
         loss_burst: mean number of datagrams lost in a row.
         fill: share of its buffers in use at the last report, 0..1.
+        taken_bytes_per_s: rate at which it read its socket by then.
         troubled_at: time of its last trouble.
         cut_at: time at which it last met its knee.
         competing: competing traffic in the queue before it.
@@ -59,6 +60,7 @@ class Capacity:
     loss_samples: int = 0
     loss_burst: float = 1.0
     fill: float = 0.0
+    taken_bytes_per_s: float = 0.0
     troubled_at: float = -math.inf
     cut_at: float = -math.inf
     competing: CompetingTraffic = dataclasses.field(default_factory=CompetingTraffic)
@@ -95,8 +97,8 @@ class Capacity:
         self.cut_at = now
         self._backoff = backoff
         self._cubic_per_s3 = _CUBIC_PER_S3
-        # A disk's buffers fill so slowly that a doubling rate would be far beyond the limit when they are full.
-        self.escapes = cause in (Cause.NETWORK, Cause.SOCKET)
+        # A machine's buffers fill so slowly that a doubling rate would be far beyond the limit when they are full.
+        self.escapes = cause is Cause.NETWORK
         self._probe_s = 0.0
 
     def meet_shared_knee(
@@ -116,14 +118,15 @@ class Capacity:
         self._cubic_per_s3 = _SHARE_SEGMENTS_PER_S3 / window_segments
         self.escapes = False
 
-    def lower_knee(self, knee_bytes_per_s: float) -> None:
-        """Move the knee down within the same cut: another report confirms it."""
-        self.knee_bytes_per_s = min(self.knee_bytes_per_s, knee_bytes_per_s)
+    def lower_knee(self, target_bytes_per_s: float) -> None:
+        """Move the knee down so that the same cut goes to this rate: another report confirms it."""
+        self.knee_bytes_per_s = min(self.knee_bytes_per_s, target_bytes_per_s / (1.0 - self._backoff))
         self.proven_bytes_per_s = min(self.proven_bytes_per_s, self.knee_bytes_per_s)
 
-    def forget_knee(self) -> None:
-        """Return to slow start: the limit has moved up."""
-        self.knee_bytes_per_s = math.inf
+    def raise_knee(self) -> None:
+        """Move the knee up to the rate that it has proven since: the limit has moved."""
+        if self.limited:
+            self.knee_bytes_per_s = self.sustainable_bytes_per_s
 
     def probe(self, elapsed_s: float) -> None:
         """Advance the cubic by a time in which the cast sent at nearly the allowed rate."""

@@ -36,10 +36,13 @@ _CLIMB_DOUBLING_S: Final = 0.06
 """From 200 Mbit/s to 4 Gbit/s in a quarter of a second; a queue is reported within two polls of a receiver."""
 _HEADROOM: Final = 2.0
 """Rate over the rate that is really sent, at most: an application-limited sender earns no burst (RFC 7661)."""
+_UNPROVEN: Final = 4.0
+"""Rate over the highest delivery rate that any receiver has reported, at most: slow machines that are flooded from the
+start report late. The first reports allow a gigabit."""
 _NEAR: Final = 0.9
 """Share of an allowed rate from which on the cast tests it."""
 _BACKOFF: Final = 0.03
-"""Distance below a knee, so that the queue drains."""
+"""Distance below a link's knee, so that the queue drains; a machine's buffers need more to drain."""
 _FILL_HIGH: Final = 0.5
 """Share of a receiver's buffers from which on it works off less than it gets."""
 _LONE_CUT: Final = 0.9
@@ -78,6 +81,7 @@ class RateController:
         self._experiment = LossExperiment()
         self._claims = LimitClaims()
         self._cut_at = -math.inf
+        self._delivered_bytes_per_s = 0.0
 
     # -- state for other modules ------------------------------------------------------------------------------
 
@@ -129,10 +133,17 @@ class RateController:
             below_share = max(0.0, 1.0 - self.rate_bytes_per_s / capacity.knee_bytes_per_s)
             capacity.competing.drain(below_share, step_s)
             allowed = capacity.allowed_bytes_per_s()
-            tested = self.rate_bytes_per_s >= _NEAR * allowed and achieved_bytes_per_s * _HEADROOM >= allowed
+            # A machine's buffers fill slowly: it has to work off more, too.
+            done = (
+                achieved_bytes_per_s
+                if capacity.escapes
+                else min(achieved_bytes_per_s, capacity.taken_bytes_per_s)
+            )
+            tested = self.rate_bytes_per_s >= _NEAR * allowed and done * _HEADROOM >= allowed
             if tested and capacity.fill <= _FILL_HIGH:
                 capacity.probe(step_s)
-        headroom = max(RATE_BYTES_PER_S_START, achieved_bytes_per_s * _HEADROOM)
+        proven = min(achieved_bytes_per_s * _HEADROOM, self._delivered_bytes_per_s * _UNPROVEN)
+        headroom = max(RATE_BYTES_PER_S_START, proven)
         if not self._experiment.overload:
             climbed = self.rate_bytes_per_s * 2.0 ** (step_s / _CLIMB_DOUBLING_S)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, headroom))
@@ -168,6 +179,8 @@ class RateController:
         """Use one receiver's report."""
         capacity = self.capacities.setdefault(receiver_id, Capacity())
         capacity.fill = sample.fill
+        capacity.taken_bytes_per_s = sample.taken_bytes_per_s
+        self._delivered_bytes_per_s = max(self._delivered_bytes_per_s, sample.taken_bytes_per_s)
         if sample.expected_count:
             capacity.previous_loss, capacity.latest_loss = capacity.latest_loss, sample.loss
         if sample.expected_count and not sample.queued:
@@ -205,7 +218,7 @@ class RateController:
         return sample.loss > capacity.usual_loss + margin + 3 * math.sqrt(variance)
 
     def _on_quiet(self, capacity: Capacity, sample: RateSample, settled: bool) -> None:
-        capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.arriving_bytes_per_s)
+        capacity.proven_bytes_per_s = max(capacity.proven_bytes_per_s, sample.kept_up_bytes_per_s)
         if settled and not sample.queued:  # a full queue's drops aren't random
             capacity.learn_loss(sample.loss, sample.loss_burst)
 
@@ -225,36 +238,38 @@ class RateController:
         """
         knee = max(knee, RATE_BYTES_PER_S_MIN)
         shared = self._share and cause is Cause.NETWORK and not capacity.exempt
+        # A link's queue holds milliseconds, a machine's buffers seconds.
+        backoff = _BACKOFF if cause is Cause.NETWORK and not shared else 1.0 - BETA
         if not capacity.exempt:
-            knee = self._confirmed_knee(receiver_id, capacity, knee, shared, now)
+            target = self._confirmed_target(receiver_id, capacity, (1.0 - backoff) * knee, now)
+            knee = target / (1.0 - backoff)
         if shared:
             rtt_s = grtt_s + sample.queue_delay_s
-            capacity.meet_shared_knee(knee, 1.0 - BETA, knee / self._frame_bytes, rtt_s, now)
+            capacity.meet_shared_knee(knee, backoff, knee / self._frame_bytes, rtt_s, now)
         else:
-            capacity.meet_knee(knee, _BACKOFF, cause, now)
+            capacity.meet_knee(knee, backoff, cause, now)
             capacity.escapes &= now >= capacity.competing.until
         if not (capacity.exempt or self.fixed):
             self._cut_at = now
             self._fall_to(capacity.allowed_bytes_per_s())
 
-    def _confirmed_knee(
-        self, receiver_id: ReceiverId, capacity: Capacity, knee: float, shared: bool, now: float
+    def _confirmed_target(
+        self, receiver_id: ReceiverId, capacity: Capacity, target: float, now: float
     ) -> float:
-        """Return the part of a reported limit that other reports confirm, and at least a tenth below the rate."""
-        confirmed = self._claims.add(receiver_id, knee, now)
-        for other_id, other_knee in self._claims.confirmed_by(receiver_id, knee, now).items():
-            self.capacities[other_id].lower_knee(other_knee)
+        """Return the rate after a cut, as far as other reports confirm it; a lone report lowers it by a tenth."""
+        confirmed = self._claims.add(receiver_id, target, now)
+        for other_id, other_target in self._claims.confirmed_by(receiver_id, target, now).items():
+            self.capacities[other_id].lower_knee(other_target)
         if all(other is capacity for _, other in self._counted()):
-            return knee  # it can only harm itself
-        lone_knee = _LONE_CUT * self.rate_bytes_per_s / (BETA if shared else 1.0 - _BACKOFF)
-        return max(knee, min(lone_knee, confirmed))
+            return target  # it can only harm itself
+        return max(target, min(_LONE_CUT * self.rate_bytes_per_s, confirmed))
 
     def _on_receiver_limit(
         self, receiver_id: ReceiverId, capacity: Capacity, sample: RateSample, now: float
     ) -> None:
         """Cut to the rate that a receiver works off: its buffers fill, or its socket overflows."""
         cause = Cause.SOCKET if sample.cause is Cause.NETWORK else sample.cause
-        worked_off = sample.arriving_bytes_per_s if cause is Cause.SOCKET else sample.written_bytes_per_s
+        worked_off = sample.taken_bytes_per_s if cause is Cause.SOCKET else sample.written_bytes_per_s
         self._cut(receiver_id, capacity, worked_off or BETA * self.rate_bytes_per_s, cause, sample, 0.0, now)
 
     def _on_standing_queue(

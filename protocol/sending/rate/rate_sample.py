@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from protocol.constants import QUEUE_DELAY_HIGH_S
+from protocol.constants import QUEUE_DELAY_HIGH_S, REPORT_EARLY_FILL_STEP
 from protocol.model.bottleneck import Cause
 
 
@@ -20,6 +20,7 @@ class RateSample:
         loss_burst: mean number of datagrams lost in a row; 0 if unknown.
         arriving_bytes_per_s: delivery rate, in bytes of frames; 0 if unknown.
         queue_delay_s: least time that datagrams spent in queues.
+        taken_bytes_per_s: rate at which it reads its socket, in bytes of frames; 0 if unknown.
         written_bytes_per_s: rate at which it writes, in bytes of frames; 0 if unknown.
         cause: its own limit, as it reports it.
     """
@@ -31,6 +32,7 @@ class RateSample:
     loss_burst: float = 0.0
     arriving_bytes_per_s: float = 0.0
     queue_delay_s: float = 0.0
+    taken_bytes_per_s: float = 0.0
     written_bytes_per_s: float = 0.0
     cause: Cause = Cause.NETWORK
 
@@ -45,6 +47,14 @@ class RateSample:
     def offered_bytes_per_s(self) -> float:
         """Rate at which these datagrams were sent."""
         return self.arriving_bytes_per_s / max(1.0 - self.loss, 1e-3)
+
+    @property
+    def kept_up_bytes_per_s(self) -> float:
+        """Delivery rate that it also works off, as far as is known: what only fills its buffers doesn't count."""
+        work_bytes_per_s = (
+            self.taken_bytes_per_s if self.fill <= REPORT_EARLY_FILL_STEP else self.written_bytes_per_s
+        )
+        return min(self.arriving_bytes_per_s, work_bytes_per_s)
 
     @property
     def queued(self) -> bool:

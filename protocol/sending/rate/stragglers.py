@@ -2,7 +2,8 @@
 
 A receiver is *slow* while its sustainable rate is below a share of the group's rate, the rate that at least half of the
 members can sustain. From the first moment it no longer limits the others: a few seconds at a tenth of the rate cost a
-room more than the repairs of one machine. If it stays slow, it is demoted or dropped.
+room more than the repairs of one machine. If it stays slow, it is demoted or dropped. It recovers by proof only: a time
+without trouble may also be one without data.
 
 When a receiver limits a group whose own limit is unknown, a *trial* finds out: for a moment it doesn't count.
 Either the others prove to be much faster, or they meet a limit as well, or neither happens and it counts again. The
@@ -25,7 +26,9 @@ from protocol.sending.rate.capacity import ALIKE, Capacity
 _RECOVERED: Final = 1.5
 """Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
 _TROUBLE_MEMORY_S: Final = 2.0
-"""Without trouble for so long a slow receiver has recovered: buffers take about a second to fill again."""
+"""Time for which trouble makes a receiver slow: buffers take about a second to fill again."""
+SLOW_FOR_A_MOMENT_S: Final = 1.0
+"""A receiver that is slow for less isn't reported: members meet a common limit one after the other."""
 _TRIAL_S: Final = 1.2
 """Three doublings, and the reports of what arrived at the top."""
 _TRIAL_INTERVAL_S: Final = 10.0
@@ -72,6 +75,7 @@ class StragglerWatch:
         self._for_s = for_s
         self.slow_since: dict[ReceiverId, float] = {}
         self.found: dict[ReceiverId, Verdict] = {}
+        self._reported: set[ReceiverId] = set()
         self._overdue: set[ReceiverId] = set()
         self._trial: frozenset[ReceiverId] = frozenset()
         self._trial_started_at = -math.inf
@@ -112,13 +116,17 @@ class StragglerWatch:
         if since is None:
             if troubled and sustainable < threshold:
                 self.slow_since[receiver_id] = now
-                self._overdue.discard(receiver_id)  # left over from before it left and returned
-                change = StragglerChange.SLOW
-        elif sustainable > _RECOVERED * threshold or not troubled:
+                self._reported.discard(receiver_id)  # left over from before it left and returned
+                self._overdue.discard(receiver_id)
+        elif sustainable > _RECOVERED * threshold:
             del self.slow_since[receiver_id]
-            self._overdue.discard(receiver_id)
-            capacity.forget_knee()
-            change = StragglerChange.RECOVERED
+            if receiver_id in self._reported:
+                change = StragglerChange.RECOVERED
+            capacity.raise_knee()
+        elif receiver_id not in self._reported:
+            if now - since >= SLOW_FOR_A_MOMENT_S:
+                self._reported.add(receiver_id)
+                change = StragglerChange.SLOW
         elif now - since >= self._for_s and receiver_id not in self._overdue:
             self._overdue.add(receiver_id)
             change = StragglerChange.OVERDUE
@@ -141,6 +149,7 @@ class StragglerWatch:
                 Cause.NONE,
             )
             for receiver_id in self.slow_since
+            if receiver_id in self._reported
         ]
         self.slow_since.clear()
         self._trial = frozenset()

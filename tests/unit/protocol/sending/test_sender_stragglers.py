@@ -16,7 +16,14 @@ from protocol.wire.bitmap import bitmap_of
 from protocol.wire.control_codec import ControlMessage, decode_control_untrusted
 from protocol.wire.messages import Announce, Flush, Standing
 from tests.support.network.completion_reports import completion
-from tests.unit.protocol.sending.sender_inputs import join_request, nack, new_session, report, transmit_all
+from tests.unit.protocol.sending.sender_inputs import (
+    FRAME_BYTES,
+    join_request,
+    nack,
+    new_session,
+    report,
+    transmit_all,
+)
 
 SLOW, FIRST, SECOND = ReceiverId(0), ReceiverId(1), ReceiverId(2)
 SLOW_RATE, FAST_RATE = 1e6, 100e6
@@ -35,6 +42,7 @@ class Cast:
         self.events: list[tuple[float, events.SenderEvent]] = []
         self.control: list[tuple[float, ControlMessage]] = []
         self._counters = [0] * len(agents)
+        self._received_counts = [0] * len(agents)
         self._advance()
         assert self.session.state == CastState.CASTING
 
@@ -51,7 +59,10 @@ class Cast:
     def _report(self, receiver_id: ReceiverId, *, slow: bool) -> None:
         rate = self.session.rate_bytes_per_s
         link = SLOW_RATE if slow else FAST_RATE
+        self._received_counts[receiver_id] += int(min(rate, link) * 0.1 / FRAME_BYTES)
         figures = {
+            "received_count": self._received_counts[receiver_id],
+            "expected_count": self._received_counts[receiver_id],
             "recent_expected_count": 1000,
             "recent_received_count": int(1000 * min(1.0, link / rate)),
             "arriving_bytes_per_s": int(min(rate, link)),
@@ -118,7 +129,7 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     cast = Cast(slow_for_s=10.0).run(20.0)
     times = {type(event): at for at, event in cast.events if isinstance(event, VERDICTS)}
     assert times.keys() == {events.ReceiverSlow, events.ReceiverDemoted}
-    assert times[events.ReceiverDemoted] - times[events.ReceiverSlow] == pytest.approx(10.0, abs=0.2)
+    assert times[events.ReceiverDemoted] - times[events.ReceiverSlow] == pytest.approx(9.0, abs=0.2)
     assert cast.session.receivers[SLOW].deferred
 
     cast.complete(FIRST, SECOND)
@@ -175,7 +186,8 @@ def test_it_is_notified_to_wait_and_again_when_its_turn_comes() -> None:
     assert set(cast.standings()) == {Standing(bitmap_of([SLOW]), b"")}
     slow_at = next(at for at, event in cast.events if isinstance(event, events.ReceiverSlow))
     first_at = next(at for at, message in cast.control if isinstance(message, Standing))
-    assert 1.0 <= first_at - slow_at < 1.3, "a moment's trouble isn't worth it"
+    assert 0.0 <= first_at - slow_at < 0.3
+    assert slow_at >= 101.0, "a moment's trouble isn't worth it"
     cast.run(8.0)
     announced = [at for at, message in cast.control if isinstance(message, Announce) and at > first_at + 0.5]
     repeated = [at for at, message in cast.control if isinstance(message, Standing)]
@@ -297,6 +309,7 @@ def test_a_receiver_that_joins_during_the_tail_is_served() -> None:
     cast.complete(FIRST, SECOND)
     cast.grants.append(cast.session.join(join_request("late"), cast.now))
     cast._counters.append(0)
+    cast._received_counts.append(0)
     cast.run(5.0)
     assert cast.session.state == CastState.CASTING
     assert cast.session.rate_bytes_per_s > 10 * SLOW_RATE, "it needn't go at the straggler's pace"

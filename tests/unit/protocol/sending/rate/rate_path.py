@@ -118,13 +118,15 @@ class _End:
         delay_s = min(slot[2] for slot in slots[-_DELAY_STEPS:])
         expected, received = sum(slot[0] for slot in slots), sum(slot[1] for slot in slots)
         behind = Cause.DISK if fill > 0.05 else Cause.NETWORK
+        arriving_bytes_per_s = received * FRAME_BYTES / (STEP_S * len(slots))
         sample = RateSample(
             expected_count=round(expected),
             received_count=min(round(received), round(expected)),
             local_drop_count=int(self._drops),
             fill=fill,
             loss_burst=self._lost / self._events if self._events else 0.0,
-            arriving_bytes_per_s=received * FRAME_BYTES / (STEP_S * len(slots)),
+            arriving_bytes_per_s=arriving_bytes_per_s,
+            taken_bytes_per_s=arriving_bytes_per_s,
             queue_delay_s=delay_s,
             written_bytes_per_s=self._written,
             cause=Cause.SOCKET if self._drops >= 1 else behind,

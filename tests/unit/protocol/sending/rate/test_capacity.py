@@ -81,13 +81,12 @@ def test_delivery_rate_beyond_the_knee_counts_as_proven() -> None:
     assert capacity.sustainable_bytes_per_s == 2 * KNEE
 
 
-def test_forgotten_knee_no_longer_limits() -> None:
-    """Otherwise a machine that has recovered would hold the room at the rate of its worst moment."""
+def test_a_recovered_machine_limits_at_the_rate_that_it_has_proven() -> None:
+    """Otherwise it would hold the room at the rate of its worst moment, or the room would flood it again."""
     capacity = _met()
-    capacity.forget_knee()
-    assert capacity.allowed_bytes_per_s() == math.inf
-    capacity.meet_knee(2 * KNEE, 0.05, Cause.DISK, 200.0)
-    assert (capacity.knee_bytes_per_s, capacity.cut_at, capacity.cause) == (2 * KNEE, 200.0, Cause.DISK)
+    capacity.proven_bytes_per_s = 3 * capacity.knee_bytes_per_s
+    capacity.raise_knee()
+    assert capacity.knee_bytes_per_s == capacity.proven_bytes_per_s
 
 
 def test_usual_loss_is_known_after_a_few_reports_and_forgets_a_bad_one() -> None:
