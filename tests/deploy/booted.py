@@ -119,7 +119,12 @@ class Machine:
 
     def until(self, script: str) -> None:
         """Wait until ``script`` succeeds."""
-        wait_until(f"`{script}` ends well", lambda: self._shell(script).returncode == 0)
+        wait_until(
+            f"`{script}` ends well", lambda: self._shell(script).returncode == 0, describe=self._journal
+        )
+
+    def _journal(self) -> str:
+        return self._shell("journalctl -b -o short-precise -u diskcast -u diskcast-agent -n 60").stdout
 
     def ended(self) -> int:
         """Wait for the machine to exit; return systemd-nspawn's exit code."""
