@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
-import platform
 import socket
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from receiver.live.messages import (
     UNKNOWN_PARAMETER,
     BootStopError,
 )
+from receiver.live.network_cards import UNNAMED, mac_name, read_cards
 from receiver.live.network_setup import Lease, NetworkSetup, machine_name
 from receiver.live.reporter import BootReporter
 from receiver.live.settings import SettingsPaths, read_settings
@@ -87,7 +87,7 @@ def start(reporter: BootReporter) -> None:
     """
     memory_mb = psutil.virtual_memory().total // MIB
     version = importlib.metadata.version("diskcast")
-    reporter.step(f"live system {version}, kernel {platform.release()}, {memory_mb} MB of memory")
+    reporter.step(f"live system {version}, kernel {os.uname().release}, {memory_mb} MB of memory")
     parameters = read_settings(SettingsPaths())
     reporter.prepare(parameters.target, parameters.after)
     try:
@@ -101,6 +101,7 @@ def start(reporter: BootReporter) -> None:
         reporter.step(DEVICES_MISSED.text(reason=missed))
     for finding in read_findings():
         reporter.step(finding)
+    set_host_name(next((mac_name(card.mac) for card in read_cards()), UNNAMED))
     _MODES[parameters.mode](parameters, reporter)
 
 
@@ -115,7 +116,7 @@ def _run_menu(parameters: BootParameters, reporter: BootReporter) -> None:
     """Run the menu for one machine, also without a network: an image may be on a stick."""
     from receiver.live.menu.live_menu import console_paths, menu_settings, run_live_menu
 
-    lease, name = None, ""
+    lease, name = None, socket.gethostname()
     try:
         context = connect(parameters, reporter)
         lease, name = context.lease, context.name
@@ -155,9 +156,14 @@ def connect(parameters: BootParameters, reporter: BootReporter) -> LiveContext:
     name = machine_name(lease)
     reporter.identify(name, lease.address.partition("/")[0])
     reporter.step(f"network {lease.interface}, {lease.address}{server}, as {name}")
+    set_host_name(name)
+    return LiveContext(parameters, lease, name, reporter)
+
+
+def set_host_name(name: str) -> None:
+    """Set the kernel's host name, which the agent reports; ``(none)`` otherwise."""
     with contextlib.suppress(OSError):
         socket.sethostname(name)
-    return LiveContext(parameters, lease, name, reporter)
 
 
 def enrolment_token(parameters: BootParameters) -> str:

@@ -12,6 +12,9 @@ SYSTEM_ROOT: Final = Path("/sys")
 CARDS_MAX: Final = 32
 """More than any machine that is imaged."""
 
+UNNAMED: Final = "unnamed"
+"""Name of a machine without a card."""
+
 _ETHERNET: Final = "1"
 """ARPHRD_ETHER of linux/if_arp.h."""
 
@@ -46,6 +49,11 @@ def read_cards(root: Path = SYSTEM_ROOT) -> list[NetworkCard]:
 def in_boot_order(cards: Iterable[NetworkCard], boot_mac: str) -> list[NetworkCard]:
     """Return the cards, the one that the machine booted by first."""
     return sorted(cards, key=lambda card: card.mac != boot_mac)
+
+
+def mac_name(mac: str) -> str:
+    """Return the name of a machine that has none but the hardware address of its card."""
+    return mac.replace(":", "-") or UNNAMED
 
 
 def has_link(name: str, root: Path = SYSTEM_ROOT) -> bool:

@@ -17,7 +17,14 @@ from typing import Final
 
 from protocol.control.boot_parameters import BondMode, BootParameters
 from receiver.live.messages import NETWORK_COMMAND, NO_CARD, NO_DHCP, NO_LINK, BootStopError
-from receiver.live.network_cards import SYSTEM_ROOT, NetworkCard, has_link, in_boot_order, read_cards
+from receiver.live.network_cards import (
+    SYSTEM_ROOT,
+    NetworkCard,
+    has_link,
+    in_boot_order,
+    mac_name,
+    read_cards,
+)
 
 POLL_S: Final = 0.2
 COMMAND_TIMEOUT_S: Final = 30.0
@@ -30,7 +37,8 @@ LEASE_FOLDER: Final = Path("/run/diskcast")
 LEASE_SCRIPT: Final = Path("/usr/lib/diskcast/udhcpc.sh")
 BUSYBOX: Final = Path("/bin/busybox")
 
-BOND: Final = "bond0"
+BOND: Final = "bonded"
+"""Not bond0: the kernel's module makes one of that name itself when it is loaded."""
 _BOND_OPTIONS: Final = {BondMode.LACP: ("lacp_rate", "fast")}
 
 
@@ -260,7 +268,7 @@ def host_name_of(text: str) -> str:
 
 def machine_name(lease: Lease) -> str:
     """Return the name by which this machine introduces itself: that of the DHCP server, or its hardware address."""
-    return lease.host_name or lease.mac.replace(":", "-") or "unnamed"
+    return lease.host_name or mac_name(lease.mac)
 
 
 def _names(cards: Sequence[NetworkCard], vlan: int = 0) -> str:

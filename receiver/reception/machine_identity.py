@@ -49,7 +49,7 @@ def describe_machine(interface: str, *, root: Path = SYSTEM_ROOT) -> dict[str, s
     hardware = [entry.address for entry in entries if entry.family == socket.AF_PACKET]
     addresses = [entry.address for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
     inventory = {
-        "host": platform.node(),
+        "host": socket.gethostname(),
         "kernel": platform.release(),
         "firmware": _firmware(root),
         "processor": _processor(),

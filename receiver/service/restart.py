@@ -37,14 +37,14 @@ Restart = Callable[[], None]
 
 
 def prepare_restart(
-    action: AfterCast, *, systemd_mark: Path = SYSTEMD_MARK, status: Path = PROCESS_STATUS
+    action: AfterCast, *, systemd_mark: Path | None = None, status: Path | None = None
 ) -> Restart | None:
     """Return the function for ``action``; None if the machine stays on.
 
     Args:
         action: action after a cast.
-        systemd_mark: exists where systemd runs.
-        status: this process's status in /proc.
+        systemd_mark: exists where systemd runs; None for :data:`SYSTEMD_MARK`.
+        status: this process's status; None for the one in /proc.
 
     Raises:
         MissingDependencyError: systemd runs, but systemctl isn't installed.
@@ -52,10 +52,10 @@ def prepare_restart(
     """
     if action not in _HOW:
         return None
-    if systemd_mark.is_dir():
+    if (systemd_mark or SYSTEMD_MARK).is_dir():
         require_programs(["systemctl"], f"--after-cast {action.value}")
         return lambda: _run_systemctl(action)
-    if not _may_restart(status):
+    if not _may_restart(status or PROCESS_STATUS):
         raise ConfigurationError(
             f"--after-cast {action.value} needs the capability CAP_SYS_BOOT where systemd doesn't run: run the agent "
             "as root, and a container with --cap-add SYS_BOOT and the host's pid namespace, or choose --after-cast wait"

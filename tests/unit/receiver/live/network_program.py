@@ -28,8 +28,8 @@ def card_tree(folder: Path, names: list[str]) -> Path:
         (card / "device").mkdir(parents=True)
         for attribute in ("address", "type", "carrier"):
             (card / attribute).symlink_to(f"/sys/class/net/{name}/{attribute}")
-    (folder / "class/net/bond0").mkdir(parents=True)
-    (folder / "class/net/bond0/carrier").symlink_to("/sys/class/net/bond0/carrier")
+    (folder / "class/net/bonded").mkdir(parents=True)
+    (folder / "class/net/bonded/carrier").symlink_to("/sys/class/net/bonded/carrier")
     return folder
 
 

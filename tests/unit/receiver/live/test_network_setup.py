@@ -200,9 +200,9 @@ def test_a_bond_gets_the_address_or_the_reason_why_there_is_none(wires: Any) -> 
     outcome = wire.boot("diskcast.bond=active-backup BOOTIF=01-52-54-00-99-00-00")
     if "stop" in outcome:
         assert NETWORK_COMMAND.matches(outcome["stop"])
-        assert "bond0" in outcome["stop"]
+        assert "bonded" in outcome["stop"]
         pytest.skip(f"this kernel has no bonds: {outcome['stop']}")
-    assert outcome["lease"]["interface"] == "bond0"
+    assert outcome["lease"]["interface"] == "bonded"
     assert outcome["lease"]["mac"] == wire.mac(0)
 
 
