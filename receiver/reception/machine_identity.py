@@ -102,9 +102,11 @@ def _hardware_addresses(interface: str, root: Path) -> tuple[str, ...]:
     for name in sorted(entries, key=lambda name: (name != interface, name)):
         if name != interface and not (root / "class/net" / name / "device").exists():
             continue
-        for entry in entries[name]:
-            address = entry.address.lower()
-            if entry.family == socket.AF_PACKET and address != _NO_ADDRESS and address not in found:
+        shown = [entry.address for entry in entries[name] if entry.family == socket.AF_PACKET]
+        # Cards of a bond all show the bond's address, and a boot token is for the card that booted.
+        permanent = _text(root / "class/net" / name / "bonding_slave/perm_hwaddr")
+        for address in map(str.lower, filter(None, (permanent, *shown))):
+            if address not in (_NO_ADDRESS, *found):
                 found.append(address)
     return tuple(found[:HARDWARE_ADDRESSES_MAX])
 

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from protocol.control.check_in import AgentState, CastOutcome, CheckIn, CheckInAnswer
-from protocol.errors import DatabaseUnavailableError
+from protocol.errors import (
+    DatabaseUnavailableError,
+    DiskcastError,
+    RollbackError,
+    SessionError,
+    TrustError,
+    UnsignedImageError,
+)
 from protocol.model.session_records import CastId
 from sender.config.config_file import load_config
 from sender.daemon import check_in as module
@@ -22,6 +29,7 @@ from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.daemon.ticket_office import TicketOffice
+from sender.metrics.boot_metrics import IMAGE_REFUSALS
 from sender.refusals import RequestRefusedError
 from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_store
@@ -213,3 +221,40 @@ def test_simultaneous_results_of_a_room_are_recorded_for_each_machine(
         "pc4": ("failed", "the disk failed"),
         "pc7": ("complete", ""),
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TrustError, "untrusted"),
+        (UnsignedImageError, "unsigned"),
+        (RollbackError, "rollback"),
+        (SessionError, ""),
+    ],
+)
+def test_a_refused_image_is_counted_once_for_a_machine_and_cast(
+    desk: CheckInHandler, store: Store, error: type[DiskcastError], reason: str
+) -> None:
+    """Agents repeat a result until it is recorded; an alert must not see a room where one machine refuses."""
+
+    def counted() -> dict[str, float]:
+        [family] = IMAGE_REFUSALS.collect()
+        return {
+            sample.labels["reason"]: sample.value
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+
+    add_cast(store, "00000001")
+    refusal = dataclasses.replace(outcome(1, success=False), exit_code=error.exit_code)
+
+    async def report() -> None:
+        machine = await desk._machine(REPORTED, await enrolled(desk), "10.0.0.7")
+        for _ in range(3):
+            await desk._record(machine, refusal)
+
+    before = counted()
+    asyncio.run(report())
+    assert {name: value - before[name] for name, value in counted().items() if value != before[name]} == (
+        {reason: 1.0} if reason else {}
+    )

@@ -54,6 +54,14 @@ def test_a_bridge_that_the_room_is_on_counts(root: Path) -> None:
     assert read_identity("br0", root=root).macs[0] == "52:54:00:00:00:99"
 
 
+def test_the_cards_of_a_bond_keep_their_own_addresses(root: Path) -> None:
+    """Otherwise a machine doesn't enrol with the boot token of the card that it booted by."""
+    (root / "class/net/eth1/bonding_slave").mkdir()
+    (root / "class/net/eth1/bonding_slave/perm_hwaddr").write_text("52:54:00:aa:bb:77\n")
+    macs = read_identity("br0", root=root).macs
+    assert macs == ("52:54:00:00:00:99", "52:54:00:aa:bb:01", "52:54:00:aa:bb:77", "52:54:00:aa:bb:02")
+
+
 def test_serial_number_and_asset_tag_come_from_the_firmware(root: Path) -> None:
     firmware(root, product_serial="PF1XYZ\n", chassis_asset_tag="LAB-7\n", product_name="T14\n")
     found = read_identity("eth0", root=root)
