@@ -71,6 +71,7 @@ def main() -> int:
     try:
         start(reporter)
     except BootStopError as stop:
+        reporter.reopen()
         untouched = "nothing was written; " if stop.untouched else ""
         reporter.stopped_by(str(stop), f"{untouched}restart in {RESTART_AFTER_S:.0f} s")
         time.sleep(RESTART_AFTER_S)

@@ -12,6 +12,7 @@ hold up a cast. Each has a thread, therefore, and loses what it can't show.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -159,23 +160,34 @@ class LineConsole:
                     return
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Consoles:
+    """The consoles of a machine.
+
+    Attributes:
+        screens: consoles that show pages.
+        lines: consoles that get lines.
+    """
+
+    screens: tuple[Screen, ...] = ()
+    lines: tuple[LineConsole, ...] = ()
+
+
 class ConsoleReporter(BootReporter):
     """The reporter of the live system; a context manager around its whole run.
 
     The lines are those of :class:`PlainServiceLog`. Not thread-safe, as any :class:`ServiceLog`.
     """
 
-    def __init__(
-        self, model: StatusModel, screens: Sequence[Screen] = (), lines: Sequence[LineConsole] = ()
-    ) -> None:
+    def __init__(self, model: StatusModel, open_consoles: Callable[[], Consoles] = Consoles) -> None:
         """Args:
         model: state of the screens.
-        screens: consoles that show pages.
-        lines: consoles that get lines.
+        open_consoles: returns the consoles, at once and after they were left to another program.
         """
         self.model = model
-        self._screens = tuple(screens)
-        self._line_consoles = tuple(lines)
+        self._open_consoles = open_consoles
+        self._consoles = open_consoles()
+        self._closed = False
         self._plain = PlainServiceLog(self.write_line)
 
     def __enter__(self) -> Self:
@@ -189,16 +201,23 @@ class ConsoleReporter(BootReporter):
     def close(self) -> None:
         """Show the last state and leave the consoles to another program."""
         self.refresh()
-        for screen in self._screens:
+        for screen in self._consoles.screens:
             screen.close()
-        for console in self._line_consoles:
+        for console in self._consoles.lines:
             console.close()
-        self._screens = self._line_consoles = ()
+        self._consoles = Consoles()
+        self._closed = True
+
+    def reopen(self) -> None:
+        """Take the consoles back."""
+        if self._closed:
+            self._consoles = self._open_consoles()
+            self._closed = False
 
     def refresh(self) -> None:
         """Show the model's state."""
         page = self.model.page()
-        for screen in self._screens:
+        for screen in self._consoles.screens:
             screen.show(page)
 
     def write_line(self, text: str) -> None:
@@ -209,7 +228,7 @@ class ConsoleReporter(BootReporter):
     def write_serial(self, text: str) -> None:
         """Write text to the serial consoles only."""
         for line in filter(None, map(str.strip, text.splitlines())):
-            for console in self._line_consoles:
+            for console in self._consoles.lines:
                 console.write_line(console_text(line))
 
     # -- the start of the live system ----------------------------------------------------------------------------
@@ -304,7 +323,8 @@ class ConsoleReporter(BootReporter):
         self._plain.stopped()
         self.refresh()
         deadline_s = time.monotonic() + CLOSE_WAIT_S
-        idle = [screen.idle for screen in self._screens] + [line.idle for line in self._line_consoles]
+        idle = [screen.idle for screen in self._consoles.screens]
+        idle += [console.idle for console in self._consoles.lines]
         for event in idle:
             event.wait(max(0.0, deadline_s - time.monotonic()))
 
@@ -357,10 +377,16 @@ class ConsoleObserver(PlainObserver):
 
 
 def open_reporter(version: str) -> ConsoleReporter:
-    """Return the reporter for this machine's consoles; one that can't be opened is left out."""
-    screens = [Screen(fd) for fd in _opened([SCREEN_DEVICE])]
-    lines = [LineConsole(fd) for fd in _opened(f"/dev/{name}" for name in serial_consoles())]
-    return ConsoleReporter(StatusModel(version=version), screens, lines)
+    """Return the reporter for this machine's consoles."""
+    return ConsoleReporter(StatusModel(version=version), open_consoles)
+
+
+def open_consoles() -> Consoles:
+    """Open this machine's consoles; one that can't be opened is left out."""
+    return Consoles(
+        tuple(Screen(fd) for fd in _opened([SCREEN_DEVICE])),
+        tuple(LineConsole(fd) for fd in _opened(f"/dev/{name}" for name in serial_consoles())),
+    )
 
 
 def _opened(devices: Iterable[str]) -> list[int]:

@@ -25,3 +25,6 @@ class BootReporter(ServiceLog, Protocol):
 
     def close(self) -> None:
         """Leave the consoles to another program."""
+
+    def reopen(self) -> None:
+        """Take the consoles back, if they were left to another program."""

@@ -17,7 +17,7 @@ import pytest
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import TargetInUseError
 from protocol.model.bottleneck import Cause
-from receiver.live.console_status import ConsoleReporter, LineConsole, Screen
+from receiver.live.console_status import ConsoleReporter, Consoles, LineConsole, Screen
 from receiver.live.messages import CONSOLE_PREFIX, NO_DHCP
 from receiver.live.status_model import Explanation, RemainingTime, StatusModel, explain, rough_duration
 from receiver.live.status_page import draw_page, row_text
@@ -162,7 +162,7 @@ class Collector:
 def test_the_screen_shows_the_latest_page_and_keeps_it(terminal: tuple[int, int], model: StatusModel) -> None:
     shown, written = terminal
     collector = Collector(shown)
-    with ConsoleReporter(model, [Screen(written)]) as reporter:
+    with ConsoleReporter(model, lambda: Consoles((Screen(written),))) as reporter:
         reporter.step("first step")
         wait_until("the first page", lambda: b"first step" in collector.received)
         for index in range(100):
@@ -179,7 +179,9 @@ def test_a_console_that_blocks_holds_nothing_up(terminal: tuple[int, int], model
     """Somebody pressed Ctrl-S, or a serial cable leads nowhere."""
     _, written = terminal
     serial_shown, serial_written = pty.openpty()
-    with ConsoleReporter(model, [Screen(written)], [LineConsole(serial_written)]) as reporter:
+    with ConsoleReporter(
+        model, lambda: Consoles((Screen(written),), (LineConsole(serial_written),))
+    ) as reporter:
         for index in range(20_000):
             reporter.write_line(f"line {index} of a console that nobody reads")
             reporter.refresh()
@@ -189,7 +191,7 @@ def test_a_console_that_blocks_holds_nothing_up(terminal: tuple[int, int], model
 def test_serial_consoles_get_whole_lines_and_no_bar(model: StatusModel) -> None:
     shown, written = pty.openpty()
     collector = Collector(shown)
-    with ConsoleReporter(model, lines=[LineConsole(written)]) as reporter:
+    with ConsoleReporter(model, lambda: Consoles(lines=(LineConsole(written),))) as reporter:
         reporter.awaiting_approval("pc07", "7KX2QM")
         reporter.assigned(ASSIGNMENT)
         with reporter.observer() as observer:
@@ -201,6 +203,26 @@ def test_serial_consoles_get_whole_lines_and_no_bar(model: StatusModel) -> None:
     assert all(line.startswith(CONSOLE_PREFIX) for line in lines if line), lines
     assert any("its code:   7 K X 2 Q M" in line for line in lines)
     assert 15 <= sum("verified" in line for line in lines) <= 20, "one line for each 5 %"
+
+
+def test_consoles_are_left_to_another_program_and_taken_back(model: StatusModel) -> None:
+    """The menu uses them itself; when it fails, the reason must be on them."""
+    shown, written = pty.openpty()
+    collector = Collector(shown)
+    reporter = ConsoleReporter(model, lambda: Consoles(lines=(LineConsole(os.dup(written)),)))
+    reporter.step("menu started")
+    reporter.close()
+    reporter.step("not shown while another program has the consoles")
+    reporter.reopen()
+    reporter.stopped_by("the menu failed", "restart in 60 s")
+    reporter.close()
+    os.close(written)
+    assert [line for line in collector.text().split("\r\n") if line] == [
+        f"{CONSOLE_PREFIX}menu started",
+        f"{CONSOLE_PREFIX}the menu failed",
+        f"{CONSOLE_PREFIX}restart in 60 s",
+    ]
+    os.close(shown)
 
 
 def test_progress_lines_follow_time_or_share() -> None:
