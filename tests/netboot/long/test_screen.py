@@ -23,6 +23,7 @@ def test_the_screen_shows_error_cause_and_fix_and_the_serial_console_plain_lines
     options = (*direct_boot(medium, "console=tty0"), *screen.options)
     spec = MachineSpec(disks=(Disk.blank(tmp_path / "disk"),), card="", extra=options)
     with VirtualMachine(room.network, 0, spec, name="screen") as machine:
+        machine.console.wait_for("diskcast: no network card", _BOOT_LIMIT_S)
         rows = screen.wait_for("This machine can't be imaged", _BOOT_LIMIT_S)
         text = "\n".join(rows)
         print(text)
@@ -30,5 +31,4 @@ def test_the_screen_shows_error_cause_and_fix_and_the_serial_console_plain_lines
         assert "██████████" in text, "FAILED in large letters"
         for label in ("Error       no network card", "Cause", "Fix", "Nothing was written; restart in 60 s"):
             assert label in text
-        machine.console.wait_for("diskcast: no network card", _BOOT_LIMIT_S)
         assert "\x1b[" not in "".join(machine.console.lines_with("diskcast: no network card"))
