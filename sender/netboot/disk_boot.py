@@ -31,11 +31,14 @@ def grub_disk_commands(reason: str) -> tuple[str, ...]:
     Args:
         reason: reason for people, without characters that GRUB gives a meaning.
     """
+    loaders = " ".join(DISK_LOADERS)
+    # "search" would print an error for each file that isn't there.
     return (
         f'echo "diskcast: {reason}: booting from the disk"',
-        *(
-            f"if search --no-floppy --file --set=root {loader}; then chainloader {loader}; boot; fi"
-            for loader in DISK_LOADERS
-        ),
+        "for partition in (hd*,*); do",
+        f"for loader in {loaders}; do",
+        'if [ -e "$partition$loader" ]; then set root="$partition"; chainloader "$loader"; boot; fi',
+        "done",
+        "done",
         "exit 1",
     )

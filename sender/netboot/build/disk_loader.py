@@ -17,7 +17,7 @@ GRUB_PROGRAM: Final = "usr/bin/grub-mkimage"
 GRUB_MODULES: Final = "usr/lib/grub/x86_64-efi/"
 
 _MODULES: Final = (
-    "memdisk", "tar", "part_gpt", "part_msdos", "fat", "search", "search_fs_file", "chain", "normal", "test",
+    "memdisk", "tar", "part_gpt", "part_msdos", "fat", "regexp", "chain", "normal", "test",
     "echo", "minicmd", "boot",
 )  # fmt: skip
 _SCRIPT: Final = "boot/grub/grub.cfg"

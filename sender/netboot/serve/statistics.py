@@ -7,6 +7,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from sender.http.rejections import HTTP_REJECTIONS
+
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -43,6 +45,7 @@ class BootStatistics:
     def __init__(self) -> None:
         """Start with zeros: a counter that appears has no first increase."""
         self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(HTTP_REJECTIONS)
         self._boots = Counter(
             "diskcast_netboot_boots",
             "Boot scripts that machines asked for, by result.",

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 _PACKAGES = {
+    "busybox": "busybox-static",
     "chromium": "chromium",
+    "curl": "curl",
     "dnsmasq": "dnsmasq-base",
     "initdb": "postgresql",
     "mcopy": "mtools",
