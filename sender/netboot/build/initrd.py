@@ -32,7 +32,7 @@ def make_squashfs(root: Path, target: Path, time_s: int, *, quick: bool) -> None
         quick: compress little.
     """
     target.unlink(missing_ok=True)
-    level, block = ("1", "128K") if quick else ("19", "512K")
+    level, block = ("1", "128K") if quick else ("15", "256K")
     argv: list[str | Path] = [
         "mksquashfs",
         root,
