@@ -43,6 +43,8 @@ RESTART_AFTER_S: Final = 60.0
 TOKEN_FILE: Final = Path("/etc/diskcast/token")
 """A token for enrolment, inside a signed image."""
 
+LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
+
 AGENT_STARTED: Final = "agent started"
 MENU_STARTED: Final = "menu started"
 """Markers for tests, and for people who read a serial console's log."""
@@ -88,7 +90,8 @@ def start(reporter: BootReporter) -> None:
     """
     memory_mb = psutil.virtual_memory().total // MIB
     version = importlib.metadata.version("diskcast")
-    reporter.step(f"live system {version}, kernel {os.uname().release}, {memory_mb} MB of memory")
+    lockdown = f", lockdown {mode}" if (mode := read_lockdown()) else ""
+    reporter.step(f"live system {version}, kernel {os.uname().release}{lockdown}, {memory_mb} MB of memory")
     parameters = read_settings(SettingsPaths())
     reporter.prepare(parameters.target, parameters.after)
     try:
@@ -104,6 +107,19 @@ def start(reporter: BootReporter) -> None:
         reporter.step(finding)
     set_host_name(next((mac_name(card.mac) for card in read_cards()), UNNAMED))
     _MODES[parameters.mode](parameters, reporter)
+
+
+def read_lockdown(path: Path = LOCKDOWN) -> str:
+    """Return the kernel's lockdown mode, which Secure Boot turns on; empty without one.
+
+    The file reads ``none [integrity] confidentiality``.
+    """
+    try:
+        words = path.read_text().split()
+    except OSError:
+        return ""
+    mode = next((word.strip("[]") for word in words if word.startswith("[")), "none")
+    return "" if mode == "none" else mode
 
 
 def _run_agent(parameters: BootParameters, reporter: BootReporter) -> None:

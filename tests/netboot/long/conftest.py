@@ -43,3 +43,11 @@ def stick(room: NetbootRoom, medium: Path) -> Path:
     room.command("tokens", "create", "stick", "--role", "enrol", "--output", token)
     room.command("netboot", "usb", medium, "-o", path, "--server", SERVER_URL, "--token-file", token)
     return path
+
+
+@pytest.fixture(scope="session")
+def micro_for_all(room: NetbootRoom) -> tuple[Path, str]:
+    """A medium with the kernel for all machines and firmware, and the name of an image with that kernel."""
+    medium = room.build_medium(room.folder / "medium-for-all")
+    room.add_image(make_micro_image(room.folder / "all.raw", medium), "micro-for-all")
+    return medium, "micro-for-all"

@@ -111,6 +111,13 @@ class NetbootRoom:
         self.dhcp.stop()
         self.dhcp = self.network.start_dhcp(*options)
 
+    def secure_boot_dhcp_options(self) -> list[str]:
+        """Return the lines for dnsmasq with Secure Boot, as ``netboot print-config`` prints them."""
+        text = self.command(
+            "netboot", "print-config", "dnsmasq", "--address", SERVER_ADDRESS, "--secure-boot"
+        )
+        return [line for line in text.splitlines() if line and not line.startswith("#")]
+
     # -- parts ------------------------------------------------------------------------------------------------
 
     def start_daemon(self, settings: Mapping[str, Mapping[str, object]] | None = None) -> None:
