@@ -26,9 +26,10 @@ export function bootSection(machine, changed) {
     ["Next boot", machine.next_boot === LIVE && "the live system, once"],
   ].filter(([, value]) => value);
   return h("section", { class: "enrolment", "aria-label": "Boots over the network" },
-    h("div", { class: "enrolment-row" }, h("h3", {}, "Boots over the network"), h("span", { class: "spacer" }), mayOperate() && nextBootButton(machine, changed)),
+    h("h3", {}, "Boots over the network"),
     rows.length > 0 ? h("dl", { class: "pairs" }, rows.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))))
-      : h("p", { class: "muted" }, "It hasn't booted over the network yet."));
+      : h("p", { class: "muted" }, "It hasn't booted over the network yet."),
+    mayOperate() && h("div", { class: "enrolment-row" }, h("span", { class: "spacer" }), nextBootButton(machine, changed)));
 }
 
 /** @param {any} machine @param {() => void} changed */
