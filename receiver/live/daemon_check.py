@@ -14,8 +14,9 @@ from receiver.reception.network.http_client import Unreachable
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import ServerClient
 
-DAEMON_WAIT_S: Final = 60.0
-"""Time for one daemon to answer: longer than the restart of one, and of the switch port's spanning tree."""
+DAEMON_WAIT_S: Final = 30.0
+"""Time for one daemon to answer: longer than the restart of one. The switch port forwards already, as DHCP has shown,
+and a machine that gives up asks again two minutes later."""
 RETRY_S: Final = 2.0
 
 

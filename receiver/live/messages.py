@@ -207,7 +207,7 @@ NETWORK_COMMAND: Final = BootMessage(
 
 NO_DAEMON: Final = BootMessage(
     "no daemon at {reason}",
-    "The network works, but nothing answers at the daemon's address within a minute.",
+    "The network works, but nothing answers at the daemon's address within half a minute.",
     "Start the daemon; open its port (7400) in firewalls; check that the rooms can route to it.",
 )
 WRONG_PIN: Final = BootMessage(
