@@ -13,6 +13,7 @@ _PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
     "dnsmasq": "dnsmasq-base",
+    "grub-script-check": "grub-common",
     "initdb": "postgresql",
     "mcopy": "mtools",
     "mkfs.ext4": "e2fsprogs",

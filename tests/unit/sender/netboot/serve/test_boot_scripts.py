@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import urllib.parse
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,7 @@ from sender.netboot.serve.boot_scripts import (
     shown,
 )
 from tests.support.network.dhcp_messages import MAC, UUID
+from tests.support.programs.processes import require_program
 
 SERVICE = ServiceAddress(IPv4Address("10.99.0.2"))
 TOKEN = "dcb_" + "a" * 43
@@ -99,6 +102,24 @@ def test_the_menu_is_one_key_away() -> None:
     assert "set timeout=3" in grub
     assert "--hotkey=m" in grub
     assert f"configfile {menu}" in grub
+
+
+def test_grub_accepts_its_scripts(tmp_path: Path) -> None:
+    menu = "(tftp,10.99.0.2)/boot/-/-/menu.cfg"
+    scripts = [
+        grub_start_script(SERVICE, by_http=False),
+        grub_start_script(SERVICE, by_http=True),
+        grub_live_script(live(HOSTILE), by_http=True),
+        grub_disk_script(DiskBoot(HOSTILE), menu),
+        grub_disk_script(DiskBoot(HOSTILE, menu_offered=True), menu),
+    ]
+    for index, script in enumerate(scripts):
+        path = tmp_path / f"{index}.cfg"
+        path.write_text(script)
+        done = subprocess.run(
+            [require_program("grub-script-check"), path], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr + script
 
 
 def test_every_label_of_an_ipxe_script_exists() -> None:
