@@ -1,4 +1,4 @@
-"""The waker, and the room that shows it. Lost if these fail: a machine that didn't wake looks as if it were only off."""
+"""The waker and its room. Lost if these fail: a machine that didn't wake looks as if it were only off."""
 
 from __future__ import annotations
 
