@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 
 from sender.store.records.access import Role
-from tests.api.served import Served
+from tests.api.served import Served, serve
 from tests.api.test_refusals import check_problem
 
 
@@ -70,3 +72,12 @@ def test_a_rooms_waves_have_limits(operator: httpx.Client) -> None:
     assert (changed["wake_wave_size"], changed["wake_pause_s"]) == (4, 0)
     changed = operator.patch("/rooms/wake-3", json={"wake_wave_size": None}).json()
     assert changed["wake_wave_size"] is None
+
+
+def test_a_room_of_another_site_is_woken_by_its_own_daemons(tmp_path: Path) -> None:
+    with serve(tmp_path, server__sites=("south",)) as served, served.client(Role.OPERATE) as client:
+        for site, status in (("north", 409), ("south", 201), ("", 201)):
+            room = client.post("/rooms", json={"name": f"Room of {site or 'any'}", "site": site}).json()
+            add_machine(client, f"pc-{site or 'any'}", room_id=room["room_id"])
+            response = client.post("/wakes", json={"room_id": room["room_id"]})
+            assert response.status_code == status, response.text

@@ -8,7 +8,7 @@ from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.routes.parameters import RoomFilter, WakeIdPath
 from sender.daemon.context import Services
-from sender.refusals import invalid, not_found
+from sender.refusals import conflict, invalid, not_found
 from sender.store.records.machines import Machine, Room
 from sender.store.records.wakes import Wake
 
@@ -48,7 +48,7 @@ async def _machines(services: Services, body: WakeInput) -> tuple[Room | None, l
     """Return the room and the machines of a request.
 
     Raises:
-        RequestRefusedError: a machine or the room doesn't exist.
+        RequestRefusedError: a machine or the room doesn't exist, or the room is at another site.
     """
     store = services.store
     room: Room | None = None
@@ -56,6 +56,12 @@ async def _machines(services: Services, body: WakeInput) -> tuple[Room | None, l
         room = await store.run(store.rooms.get, body.room_id)
         if room is None:
             raise invalid(f"room_id: there is no room {body.room_id!r}")
+        sites = services.config.server.sites
+        if sites and room.site and room.site not in sites:
+            raise conflict(
+                f"room {room.room_id!r} is at site {room.site!r}, which this daemon doesn't serve, and magic packets "
+                "aren't routed: ask a daemon of that site"
+            )
         machines = await store.run(store.machines.of_room, body.room_id)
         if not body.machine_ids:
             return room, machines
