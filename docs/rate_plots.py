@@ -105,9 +105,10 @@ def figures_table() -> str:
     shown = [index for index, (heading, _) in enumerate(COLUMNS) if heading in _SHOWN]
     rows = []
     for name in (scenario.name for scenario in SCENARIOS if scenario.name in after):
-        # Columns and scenarios that are younger than the ablation have no figure from before it.
+        # Columns and scenarios that are younger than the ablation, or than the last run, have no figure.
+        new = dict(enumerate(after[name]))
         old = dict(enumerate(before.get(name, ())))
-        pairs = [(old.get(index, after[name][index]), after[name][index]) for index in shown[1:]]
+        pairs = [(old.get(index, new.get(index, "")), new.get(index, "")) for index in shown[1:]]
         rows.append([name, *(one if one == other else f"{one} → {other}" for one, other in pairs)])
     return table([COLUMNS[index][0] for index in shown], rows)
 

@@ -528,7 +528,7 @@ class SenderSession:
         symbol_count = self._transmission.mark(next_sequence, byte_count, now, read_s)
         self.statistics.symbols_transmitted_count += symbol_count
         self.statistics.bytes_transmitted += byte_count
-        self.rate_control.tick(self._transmission.achieved_bytes_per_s, now)
+        self.rate_control.tick(self._transmission.achieved_bytes_per_s, now, self._report_interval_s)
         self._messages.note_transmitted(now)
 
     def note_read(self, waiting_s: float) -> None:

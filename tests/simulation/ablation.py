@@ -87,6 +87,7 @@ SWITCHES: Final = (
     _switch("rate_control.climb", "slow start at a third of its pace", _CLIMB_DOUBLING_S=0.18),
     _switch("rate_control.headroom", "the rate may exceed twice what is sent", _HEADROOM=math.inf),
     _switch("rate_control.unproven", "slow start doesn't wait for deliveries", _UNPROVEN=math.inf),
+    _switch("rate_control.late", "machines that report late are probed", _LATE=math.inf),
     _switch("rate_control.near", "receivers are probed at any rate", _NEAR=0.0),
     _switch("rate_control.backoff", "no distance below the knee", _BACKOFF=0.0),
     _switch("rate_control.fill_high", "full buffers are no limit", _FILL_HIGH=1.0),

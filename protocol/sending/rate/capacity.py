@@ -44,6 +44,7 @@ class Capacity:
         loss_burst: mean number of datagrams lost in a row.
         fill: share of its buffers in use at the last report, 0..1.
         taken_bytes_per_s: rate at which it read its socket by then.
+        reported_at: time of that report.
         troubled_at: time of its last trouble.
         cut_at: time at which it last met its knee.
         competing: competing traffic in the queue before it.
@@ -61,6 +62,7 @@ class Capacity:
     loss_burst: float = 1.0
     fill: float = 0.0
     taken_bytes_per_s: float = 0.0
+    reported_at: float = -math.inf
     troubled_at: float = -math.inf
     cut_at: float = -math.inf
     competing: CompetingTraffic = dataclasses.field(default_factory=CompetingTraffic)

@@ -21,6 +21,7 @@ from protocol.constants import (
     RATE_BYTES_PER_S_MIN,
     RATE_BYTES_PER_S_START,
     REPAIR_LATENCY_S,
+    REPORT_INTERVAL_S,
 )
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
@@ -41,6 +42,8 @@ _UNPROVEN: Final = 4.0
 start report late. The first reports allow a gigabit."""
 _NEAR: Final = 0.9
 """Share of an allowed rate from which on the cast tests it."""
+_LATE: Final = 2.0
+"""Report intervals after which a machine is too busy to report, and its knee isn't probed until it does."""
 _BACKOFF: Final = 0.03
 """Distance below a link's knee, so that the queue drains; a machine's buffers need more to drain."""
 _FILL_HIGH: Final = 0.5
@@ -114,12 +117,15 @@ class RateController:
 
     # -- slow start and congestion avoidance ------------------------------------------------------------------
 
-    def tick(self, achieved_bytes_per_s: float, now: float) -> None:
+    def tick(
+        self, achieved_bytes_per_s: float, now: float, report_interval_s: float = REPORT_INTERVAL_S
+    ) -> None:
         """Raise the rate if no receiver limits it; may be called at any time.
 
         Args:
             achieved_bytes_per_s: rate that was really sent recently.
             now: monotonic seconds.
+            report_interval_s: time between two reports of one receiver.
         """
         elapsed_s = now - self._tick_at
         if self.fixed or elapsed_s < _TICK_S:
@@ -140,6 +146,7 @@ class RateController:
                 else min(achieved_bytes_per_s, capacity.taken_bytes_per_s)
             )
             tested = self.rate_bytes_per_s >= _NEAR * allowed and done * _HEADROOM >= allowed
+            tested &= capacity.escapes or now <= capacity.reported_at + _LATE * report_interval_s
             if tested and capacity.fill <= _FILL_HIGH:
                 capacity.probe(step_s)
         proven = min(achieved_bytes_per_s * _HEADROOM, self._delivered_bytes_per_s * _UNPROVEN)
@@ -180,6 +187,7 @@ class RateController:
         capacity = self.capacities.setdefault(receiver_id, Capacity())
         capacity.fill = sample.fill
         capacity.taken_bytes_per_s = sample.taken_bytes_per_s
+        capacity.reported_at = now
         self._delivered_bytes_per_s = max(self._delivered_bytes_per_s, sample.taken_bytes_per_s)
         if sample.expected_count:
             capacity.previous_loss, capacity.latest_loss = capacity.latest_loss, sample.loss

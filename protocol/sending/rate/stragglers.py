@@ -27,8 +27,9 @@ _RECOVERED: Final = 1.5
 """Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
 _TROUBLE_MEMORY_S: Final = 2.0
 """Time for which trouble makes a receiver slow: buffers take about a second to fill again."""
-SLOW_FOR_A_MOMENT_S: Final = 1.0
-"""A receiver that is slow for less isn't reported: members meet a common limit one after the other."""
+SLOW_FOR_A_MOMENT_S: Final = 3.0
+"""A receiver that is slow for less isn't reported: members meet a common limit one after the other, and the first
+figures of flooded machines vary by a factor of three."""
 _TRIAL_S: Final = 1.2
 """Three doublings, and the reports of what arrived at the top."""
 _TRIAL_INTERVAL_S: Final = 10.0
@@ -124,7 +125,7 @@ class StragglerWatch:
                 change = StragglerChange.RECOVERED
             capacity.raise_knee()
         elif receiver_id not in self._reported:
-            if now - since >= SLOW_FOR_A_MOMENT_S:
+            if now - since >= min(SLOW_FOR_A_MOMENT_S, self._for_s):
                 self._reported.add(receiver_id)
                 change = StragglerChange.SLOW
         elif now - since >= self._for_s and receiver_id not in self._overdue:

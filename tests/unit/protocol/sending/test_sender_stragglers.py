@@ -112,7 +112,7 @@ VERDICTS = (events.ReceiverSlow, events.ReceiverRecovered, events.ReceiverDemote
 
 
 def test_the_room_continues_at_its_own_rate_at_once() -> None:
-    cast = Cast().run(4.0)
+    cast = Cast().run(6.0)
     (slow,) = cast.events_of(*VERDICTS)
     assert isinstance(slow, events.ReceiverSlow)
     assert slow.receiver_id == SLOW
@@ -129,7 +129,7 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     cast = Cast(slow_for_s=10.0).run(20.0)
     times = {type(event): at for at, event in cast.events if isinstance(event, VERDICTS)}
     assert times.keys() == {events.ReceiverSlow, events.ReceiverDemoted}
-    assert times[events.ReceiverDemoted] - times[events.ReceiverSlow] == pytest.approx(9.0, abs=0.2)
+    assert times[events.ReceiverDemoted] - times[events.ReceiverSlow] == pytest.approx(7.0, abs=0.2)
     assert cast.session.receivers[SLOW].deferred
 
     cast.complete(FIRST, SECOND)
@@ -167,7 +167,7 @@ def test_several_stragglers_share_the_tail() -> None:
 
 def test_a_stragglers_questions_wait_and_the_others_do_not() -> None:
     """At a tenth of the rate it misses nine blocks of ten: the room would receive all of them again."""
-    cast = Cast().run(4.0)
+    cast = Cast().run(6.0)
     cast.nack(SLOW)
     assert cast.session.image_demand.idle
     cast.nack(FIRST)
@@ -182,12 +182,12 @@ def test_a_stragglers_questions_wait_and_the_others_do_not() -> None:
 
 def test_it_is_notified_to_wait_and_again_when_its_turn_comes() -> None:
     """Otherwise it would fill the sender's socket with NACKs, or wait for ever."""
-    cast = Cast().run(4.0)
+    cast = Cast().run(6.0)
     assert set(cast.standings()) == {Standing(bitmap_of([SLOW]), b"")}
     slow_at = next(at for at, event in cast.events if isinstance(event, events.ReceiverSlow))
     first_at = next(at for at, message in cast.control if isinstance(message, Standing))
     assert 0.0 <= first_at - slow_at < 0.3
-    assert slow_at >= 101.0, "a moment's trouble isn't worth it"
+    assert slow_at >= 103.0, "a moment's trouble isn't worth it"
     cast.run(8.0)
     announced = [at for at, message in cast.control if isinstance(message, Announce) and at > first_at + 0.5]
     repeated = [at for at, message in cast.control if isinstance(message, Standing)]
