@@ -52,10 +52,14 @@ def test_systemd_finds_no_fault_in_a_unit(unit: Path, tmp_path: Path) -> None:
 def test_a_unit_starts_its_program_with_options_that_exist(unit: Path) -> None:
     [command] = _settings(unit)["ExecStart"]
     words = shlex.split(command)
-    program, subcommand = Path(words[0]).name, words[1]
-    group = {"diskcast": sender_cli.cli, "diskcast-agent": agent_cli.cli}[program]
-    implementation = group.get_command(click.Context(group), subcommand)
-    assert implementation is not None
+    program = Path(words[0]).name
+    implementation: click.Command = {"diskcast": sender_cli.cli, "diskcast-agent": agent_cli.cli}[program]
+    for word in words[1:]:
+        if not isinstance(implementation, click.Group):
+            break
+        found = implementation.get_command(click.Context(implementation), word)
+        assert found is not None, word
+        implementation = found
     known = {option for parameter in implementation.params for option in parameter.opts}
     options = {word for word in words if word.startswith("--")}
     for environment in _settings(unit).get("EnvironmentFile", []):
