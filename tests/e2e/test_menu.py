@@ -139,6 +139,20 @@ def test_in_a_room_with_approval_the_code_is_shown_first(daemon: Daemon, disk: D
         technician.sees("lab, ")
 
 
+def test_an_operator_at_the_machine_needs_no_second_person_in_a_room_with_approval(daemon: Daemon) -> None:
+    daemon.ask("POST", "/rooms", {"name": "Vault", "room_id": "vault", "enrolment": "approve"})
+    machine = daemon.ask("POST", "/machines", {"name": "pc09", "room_id": "vault", "serial": "SN-pc09"})
+    with at_console(daemon, "pc09", boot_token=False) as technician:
+        technician.chooses("from the daemon at")
+        technician.chooses("Type an operator's token")
+        technician.sees("Token:")
+        technician.types(daemon.secret("operate"))
+        technician.sees("enrolled as pc09")
+        technician.sees("lab, ")
+    approved = daemon.ask("GET", f"/machines/{machine['machine_id']}")
+    assert approved["enrolled_by"].endswith(f"approved by {daemon.name} operate")
+
+
 @pytest.mark.parametrize("typed", ["", "y", "sda", "loop", "\x03"])
 def test_a_wrong_confirmation_opens_nothing_for_writing(daemon: Daemon, disk: Disk, typed: str) -> None:
     before, casts = disk.digest, len(daemon.ask("GET", "/casts")["items"])
