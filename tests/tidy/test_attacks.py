@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from docs.attack_reference import attack_tests
 
-ATTACK_COUNT = 33
+ATTACK_COUNT = 34
 """Attacks that the design of trust lists, and those on machines that boot over the network."""
 
 
