@@ -26,6 +26,7 @@ from receiver.live.messages import (
     DEVICES_MISSED,
     INVALID_SETTING,
     MENU_FAILED,
+    NO_TOKEN,
     NOT_ADMITTED,
     UNKNOWN_PARAMETER,
     BootStopError,
@@ -202,12 +203,15 @@ def serve(context: LiveContext) -> None:
     from receiver.service.serve_casts import serve_casts
 
     assert context.lease is not None, "only the menu runs without a network"
+    token = ""
     try:
         token = enrolment_token(context.parameters)
         options = agent_options(context.parameters, context.lease, context.name, token)
         context.reporter.step(AGENT_STARTED)
         serve_casts(options, context.reporter)
     except EnrolmentRefusedError as error:
+        if not token:
+            raise BootStopError(NO_TOKEN.text()) from error
         raise BootStopError(NOT_ADMITTED.text(reason=error), untouched=False) from error
     except DiskcastError as error:
         raise BootStopError(AGENT_FAILED.text(error=error), untouched=False) from error

@@ -215,6 +215,11 @@ WRONG_PIN: Final = BootMessage(
     "Another program answers at the daemon's address, or the daemon has a new certificate.",
     "Compare with `diskcast certificate show` on the daemon, and build the boot medium again if it was renewed.",
 )
+NO_TOKEN: Final = BootMessage(
+    "this machine has no token to enrol with",
+    "It didn't boot by a boot service, which would have got a boot token for it, and none is in the live system.",
+    "Boot by `diskcast netboot serve`, or put a token for enrolment into /etc/diskcast/token of a signed live system.",
+)
 NOT_ADMITTED: Final = BootMessage(
     "this machine isn't admitted: {reason}",
     "The boot token was used already or is too old, the machine was revoked, or another agent is active as it.",

@@ -15,7 +15,7 @@ from protocol.control.boot_parameters import AfterCast, BootParameters
 from receiver.live.agent_options import agent_options
 from receiver.live.boot import AGENT_STARTED, LiveContext, serve
 from receiver.live.console_status import ConsoleReporter
-from receiver.live.messages import AGENT_FAILED, NOT_ADMITTED, BootStopError
+from receiver.live.messages import AGENT_FAILED, NO_TOKEN, NOT_ADMITTED, BootStopError
 from receiver.live.network_setup import Lease
 from receiver.live.status_model import StatusModel
 
@@ -89,6 +89,15 @@ def test_a_used_boot_token_ends_the_agent_with_the_daemons_reason(refusing: Refu
     assert refusing.bearers == [f"Bearer {TOKEN}"]
     assert TOKEN not in str(stop.value)
     assert not any(TOKEN in line for line in reporter.lines)
+
+
+def test_a_machine_without_a_token_says_so_instead_of_naming_options_of_the_agent(
+    refusing: Refusing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("receiver.live.boot.TOKEN_FILE", tmp_path / "missing")
+    with pytest.raises(BootStopError) as stop:
+        serve(context(refusing, Lines(), boot_token=""))
+    assert (str(stop.value), stop.value.untouched) == (NO_TOKEN.text(), True)
 
 
 def test_an_agent_that_couldnt_restart_the_machine_doesnt_start(
