@@ -17,13 +17,13 @@ from protocol.control.boot_parameters import BootParameters, format_boot_paramet
 from receiver.live import messages
 from receiver.live.messages import CONSOLE_PREFIX, BootMessage
 from tests.support.machines.direct_boot import direct_boot
-from tests.support.machines.netboot_room import SERVER_URL, NetbootRoom
+from tests.support.machines.netboot_room import AGENT_STARTED, SERVER_URL, NetbootRoom
 from tests.support.machines.virtual_machine import Disk, MachineSpec, VirtualMachine, mac_of
 from tests.support.network.lab import LabError, wait_until
 
 pytestmark = pytest.mark.needs_root
 
-_BOOT_LIMIT_S = 180.0
+_BOOT_LIMIT_S = 300.0
 _OTHER_PIN = "a" * 52
 
 
@@ -133,10 +133,17 @@ def test_a_pin_of_another_daemon_is_named(room: NetbootRoom, tmp_path: Path) -> 
     assert disk.is_blank
 
 
-def test_two_disks_are_listed_and_none_is_written(room: NetbootRoom, medium: Path, tmp_path: Path) -> None:
+def test_two_disks_are_listed_and_none_is_written(
+    room: NetbootRoom, medium: Path, micro: str, tmp_path: Path
+) -> None:
     disks = (Disk.blank(tmp_path / "first"), Disk.blank(tmp_path / "second"))
-    spec = MachineSpec(disks=disks, extra=direct_boot(medium, _parameters(room)))
-    with VirtualMachine(room.network, 0, spec, name="two-disks") as machine:
-        machine.console.wait_for("/dev/vdb", _BOOT_LIMIT_S)
-        machine.console.wait_for("/dev/vda", _BOOT_LIMIT_S)
+    room.create_room("disks", {"two-disks": 0})
+    with (
+        room.start_boot_services(medium),
+        room.cast_to(micro, "disks"),
+        VirtualMachine(room.network, 0, MachineSpec(disks=disks), name="two-disks") as machine,
+    ):
+        started = machine.console.wait_for(AGENT_STARTED, _BOOT_LIMIT_S)
+        for disk_name in ("/dev/vda", "/dev/vdb"):
+            machine.console.wait_for(disk_name, _BOOT_LIMIT_S, after=started)
     assert all(disk.is_blank for disk in disks)

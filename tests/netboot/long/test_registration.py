@@ -20,7 +20,7 @@ def test_a_machine_registers_by_booting_and_shows_its_inventory(
     room: NetbootRoom, medium: Path, tmp_path: Path
 ) -> None:
     room.create_room("new", {}, "--unknown-machines", "auto")
-    disk = Disk.blank(tmp_path / "disk", serial="WD-4711")
+    disk = Disk.blank(tmp_path / "disk", 3 << 30)
     with (
         room.start_boot_services(medium, "--room", "new"),
         VirtualMachine(room.network, 0, MachineSpec(disks=(disk,), serial="PC-0815"), name="new") as machine,
@@ -34,7 +34,7 @@ def test_a_machine_registers_by_booting_and_shows_its_inventory(
         wait_until("the machine is registered", registered, describe=machine.console.describe)
         shown = json.dumps(room.ask("machines", "show", machine.mac))
     assert "PC-0815" in shown
-    assert "WD-4711" in shown
+    assert "vda 3.0 GiB" in shown
     assert disk.is_blank
 
 
@@ -64,5 +64,5 @@ def test_a_replayed_boot_token_is_refused_and_audited(
         )
     with room.network.start(room.network.lan_prefix, agent("attacker")) as attacker:
         assert attacker.wait(LIMIT_S) != 0, attacker.describe()
-        assert "401" in attacker.stderr_text() or "boot token" in attacker.stderr_text(), attacker.describe()
+        assert "401" in json.dumps(attacker.events), attacker.events
     assert "boot.replayed" in json.dumps(room.ask("history", "audit"))
