@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import struct
-import zlib
 from typing import Final
 
-from protocol.constants import KIB, MIB
 from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.filesystem_magic import detect_filesystem
+from protocol.disk.gpt import read_entries_untrusted, read_header_untrusted
 
 PARTITIONS_MAX: Final = 128
 """Entries of a GPT of the usual size, and as many as surely fit in metadata of ``METADATA_BYTES_MAX``; further
@@ -26,18 +25,12 @@ BOOT_RECORDS_MAX: Final = 128
 SECTOR_BYTES_CHOICES: Final = (512, 4096)
 """Logical sector sizes of disks; an image file doesn't record the one that it was made for."""
 
-_ENTRY_ARRAY_BYTES_MAX: Final = MIB
-"""64 times the usual size; the array is read as a whole for its checksum."""
-
 _MBR_BYTES: Final = 512
 _MBR_ENTRY: Final = struct.Struct("<B3xB3xII")
 _PROTECTIVE: Final = 0xEE
 EXTENDED_TYPES: Final = frozenset({"0x05", "0x0F", "0x85"})
 """MBR types of a partition that only contains others."""
 
-_GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
-_GPT_SIGNATURE: Final = b"EFI PART"
-_GPT_HEADER_BYTES_MIN: Final = 92
 _GPT_ENTRY: Final = struct.Struct("<16s16sQQQ72s")
 
 
@@ -205,41 +198,15 @@ def _gpt_partitions(read: Read, size_bytes: int, sector_bytes: int) -> list[Part
 
 
 def _gpt_copy(read: Read, size_bytes: int, sector_bytes: int, header_sector: int) -> list[Partition] | None:
-    if header_sector < 1:
+    header = read_header_untrusted(read, header_sector, sector_bytes)
+    if header is None:
         return None
-    sector = read(header_sector * sector_bytes, sector_bytes)
-    if len(sector) != sector_bytes:
-        return None
-    (
-        signature,
-        _,
-        header_bytes,
-        header_crc,
-        _,
-        own_sector,
-        *_,
-        entries_sector,
-        count,
-        entry_bytes,
-        array_crc,
-    ) = _GPT_HEADER.unpack_from(sector)
-    if (
-        signature != _GPT_SIGNATURE
-        or not _GPT_HEADER_BYTES_MIN <= header_bytes <= sector_bytes
-        or own_sector != header_sector
-        or zlib.crc32(sector[:16] + bytes(4) + sector[20:header_bytes]) != header_crc
-        or entry_bytes < _GPT_ENTRY.size
-        or entry_bytes > 4 * KIB
-        or count * entry_bytes > _ENTRY_ARRAY_BYTES_MAX
-        or entries_sector * sector_bytes >= size_bytes
-    ):
-        return None
-    array = read(entries_sector * sector_bytes, count * entry_bytes)
-    if len(array) != count * entry_bytes or zlib.crc32(array) != array_crc:
+    array = read_entries_untrusted(read, header, size_bytes, sector_bytes)
+    if array is None:
         return None
     partitions: list[Partition] = []
-    for index in range(count):
-        type_guid, _, first, last, _, name = _GPT_ENTRY.unpack_from(array, index * entry_bytes)
+    for index in range(header.entry_count):
+        type_guid, _, first, last, _, name = _GPT_ENTRY.unpack_from(array, index * header.entry_bytes)
         start_bytes, stop_bytes = first * sector_bytes, min(size_bytes, (last + 1) * sector_bytes)
         if any(type_guid) and 0 < start_bytes < stop_bytes and len(partitions) < PARTITIONS_MAX:
             partitions.append(

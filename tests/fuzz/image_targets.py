@@ -16,6 +16,11 @@ from protocol.constants import HASH_BYTES, KIB, MIB
 from protocol.disk.disk_layout import layout_metadata, layout_of_untrusted
 from protocol.disk.fat import FatError, has_fat_file_untrusted
 from protocol.disk.filesystem_magic import FILESYSTEMS
+from protocol.disk.gpt import (
+    has_backup_at_end_untrusted,
+    move_backup_untrusted,
+    usable_stop_bytes_untrusted,
+)
 from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ImageDamagedError, ImageFormatError
 from protocol.image.block_codec import BlockDecoder, BlockEncoder
@@ -25,7 +30,6 @@ from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.image.manifest_format import build_manifest
 from receiver.disk.fit.filesystem import GROWERS, filesystem_bytes_untrusted
-from receiver.disk.fit.table import has_backup_at_end_untrusted, usable_stop_bytes_untrusted
 from receiver.disk.inventory.disk_contents import parse_contents
 from sender.imaging.filesystems.superblocks import UsageUnknownError, read_superblock_untrusted
 from tests.fuzz.target import Structure, Target
@@ -141,6 +145,7 @@ def _look_at_disk(data: bytes) -> object:
         parse_contents(read, DISK_BYTES, sector_bytes)
         has_backup_at_end_untrusted(read, DISK_BYTES, sector_bytes)
         usable_stop_bytes_untrusted(read, sector_bytes)
+        move_backup_untrusted(read, 2 * DISK_BYTES, sector_bytes)
     return parse_layout_untrusted(read, DISK_BYTES)
 
 

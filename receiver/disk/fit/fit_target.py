@@ -30,6 +30,7 @@ from typing import Final
 from protocol.disk.disk_layout import layout_of
 from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.filesystem_magic import container_signature
+from protocol.disk.gpt import has_backup_at_end_untrusted, usable_stop_bytes_untrusted
 from protocol.disk.partition_table import DiskLayout, TableKind
 from protocol.errors import ConfigurationError, FitError, MissingDependencyError, TargetError
 from protocol.image.manifest import Manifest
@@ -100,8 +101,6 @@ def check_fit(options: FitOptions, target: Target, manifest: Manifest) -> None:
     _check_kind(options, target)
     if options.grow:
         _check_growth(target, manifest, layout)
-    if target.is_device and layout is not None and _has_gpt_to_move(target, manifest, layout):
-        require_programs(["sfdisk"], "a GPT on a disk larger than its image")
     if options.efi_label is not None:
         efi.check_label(options.efi_label)
         efi.check_firmware()
@@ -259,7 +258,7 @@ class _Fit:
         return table.read_layout(self._target.read_back, self._target.sector_bytes)
 
     def _has_backup_at_end(self, layout: DiskLayout) -> bool:
-        return table.has_backup_at_end_untrusted(self._read, self._target.size_bytes, layout.sector_bytes)
+        return has_backup_at_end_untrusted(self._read, self._target.size_bytes, layout.sector_bytes)
 
     def _move_backup(self, layout: DiskLayout) -> None:
         if self._has_backup_at_end(layout):
@@ -269,11 +268,9 @@ class _Fit:
                 raise StepError(
                     f"the table counts sectors of {layout.sector_bytes} bytes, the disk has {self._target.sector_bytes}"
                 )
-            table.move_backup(self._disk)
-            self._target.sync()
+            table.move_backup(self._target, layout.sector_bytes)
             if not self._has_backup_at_end(layout) or self._read_layout().partitions != layout.partitions:
-                raise StepError("sfdisk reported success, but the table reads back wrong")
-            table.check_table(self._disk)
+                raise StepError("it was written, but the table reads back wrong: the disk may be failing")
         self._done.append("The backup of the partition table was moved to the end of the disk.")
 
     def _make_entry(self, layout: DiskLayout, label: str) -> None:
@@ -307,7 +304,7 @@ class _Fit:
         growth = table.plan_growth(
             layout,
             self._target.size_bytes,
-            usable_stop_bytes=table.usable_stop_bytes_untrusted(self._read, layout.sector_bytes),
+            usable_stop_bytes=usable_stop_bytes_untrusted(self._read, layout.sector_bytes),
         )
         old_bytes = filesystem_bytes_untrusted(self._reader(growth), growth.filesystem)
         if not growth.grows_partition and old_bytes > growth.size_bytes - SLACK_BYTES:
@@ -362,7 +359,7 @@ class _Fit:
 def fit_tools() -> list[tuple[str, bool, str]]:
     """Return the purposes of external programs, with whether they are installed and their Debian package."""
     purposes = {
-        "moving a GPT's backup, growing partitions": ("sfdisk",),
+        "growing partitions": ("sfdisk",),
         "checking a GPT a second time (optional)": ("sgdisk",),
         "growing ext2, ext3 and ext4": GROWERS["ext4"].programs,
         "growing XFS": ("xfs_growfs", "xfs_logprint", "xfs_repair"),

@@ -1,20 +1,20 @@
 """The partition table on a disk that is larger than its image: moving the GPT's backup, growing the last partition.
 
-Pure functions decide what may grow and how far. ``sfdisk`` changes the table, which is then read back past the page
-cache.
+Pure functions decide what may grow and how far. The backup moves without any tool, since every agent must be able to
+move it, with whatever privileges; ``sfdisk`` grows partitions. The table is then read back past the page cache.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import mmap
-import struct
-import zlib
+import os
 from pathlib import Path
 from typing import Final
 
 from protocol.constants import KIB, MIB
 from protocol.disk.disk_reads import Read
+from protocol.disk.gpt import move_backup_untrusted
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind, parse_layout_untrusted
 from protocol.program.confinement import ToolDevice
 from protocol.shared.units import format_bytes
@@ -27,6 +27,7 @@ from receiver.disk.fit.programs import (
     run_program,
 )
 from receiver.disk.read_back import ALIGNMENT_BYTES, ReadBack
+from receiver.disk.target import Target
 
 ALIGNMENT: Final = MIB
 """Alignment of partition boundaries: a multiple of every disk's internal unit."""
@@ -58,9 +59,6 @@ _MBR_SECTORS_MAX: Final = 2**32
 """Limit of the 32-bit start and size fields: 2 TiB with 512-byte sectors."""
 _GPT_BACKUP_SECTORS: Final = 1
 _GPT_ENTRIES_BYTES: Final = 16 * KIB
-_GPT_HEADER: Final = struct.Struct("<8sIIIIQQQQ")
-_GPT_HEADER_BYTES_MIN: Final = 92
-_GPT_SIGNATURE: Final = b"EFI PART"
 
 # The kernel rereads a claimed disk's table only for the holder of the claim: this process, which requests it at the
 # end. The claim also proves that the disk isn't in use. Signatures on the disk are the image's and mustn't be wiped.
@@ -192,40 +190,7 @@ def read_layout(read_back: ReadBack, sector_bytes: int) -> DiskLayout:
     )
 
 
-def has_backup_at_end_untrusted(read: Read, size_bytes: int, sector_bytes: int) -> bool:
-    """Return whether a valid GPT backup is in the last sector and the primary header points to it."""
-    last_sector = size_bytes // sector_bytes - 1
-    first = _gpt_header_untrusted(read, 1, sector_bytes)
-    copy = _gpt_header_untrusted(read, last_sector, sector_bytes)
-    return first is not None and first[0] == last_sector and copy is not None
-
-
-def usable_stop_bytes_untrusted(read: Read, sector_bytes: int) -> int | None:
-    """Return the end of the sectors that a GPT allows for partitions; None if its primary header is invalid."""
-    first = _gpt_header_untrusted(read, 1, sector_bytes)
-    return first[1] if first else None
-
-
-def _gpt_header_untrusted(read: Read, sector: int, sector_bytes: int) -> tuple[int, int] | None:
-    """Return the other header's sector and the end of the usable sectors; None if the header is invalid."""
-    header = read(sector * sector_bytes, sector_bytes)
-    if len(header) < sector_bytes:
-        return None
-    signature, _, header_bytes, checksum, _, own, other, _, last_usable = _GPT_HEADER.unpack_from(header)
-    if signature != _GPT_SIGNATURE or not _GPT_HEADER_BYTES_MIN <= header_bytes <= sector_bytes:
-        return None
-    zeroed = header[:16] + bytes(4) + header[20:header_bytes]
-    if zlib.crc32(zeroed) != checksum or own != sector:
-        return None
-    return other, (last_usable + 1) * sector_bytes
-
-
 # -- changing the table ----------------------------------------------------------------------------------------
-
-
-def move_backup_argv(disk: Path) -> list[str]:
-    """Return the command that moves a GPT's backup to the end of ``disk`` and adjusts the protective MBR."""
-    return ["sfdisk", *_QUIET, "--relocate", "gpt-bak-std", str(disk)]
 
 
 def resize_argv(disk: Path, number: int) -> list[str]:
@@ -238,16 +203,28 @@ def resize_text(start_bytes: int, stop_bytes: int, sector_bytes: int) -> str:
     return f"start={start_bytes // sector_bytes}, size={(stop_bytes - start_bytes) // sector_bytes}\n"
 
 
-def move_backup(disk: ToolDevice) -> None:
-    """Move a GPT's backup to the disk's end.
+def move_backup(target: Target, sector_bytes: int) -> None:
+    """Move a GPT's backup to the disk's end, and extend the protective boot record.
 
-    Power cut: sfdisk writes the backup first, then the primary table, so that one of them is valid; in either case the
-    next run of the same command writes the image's table again and repeats this step.
+    Power cut: the backup is on the disk before the primary header changes, so that one of them is valid; in either case
+    the next run of the same command writes the image's table again and repeats this step.
 
     Raises:
-        StepError: sfdisk failed.
+        StepError: the primary table is invalid, a partition is in the way, or a write failed.
+        StorageError: the disk can't be read or flushed.
     """
-    _change_table(disk, move_backup_argv(Path(disk.path)))
+    moved = move_backup_untrusted(direct_reader(target.read_back), target.size_bytes, sector_bytes)
+    if moved is None:
+        raise StepError("its primary GPT is invalid, or a partition reaches to the end of the disk")
+    for writes in (moved.backup, moved.primary):
+        for offset_bytes, data in writes:
+            try:
+                written_count = os.pwrite(target.fd, data, offset_bytes)
+            except OSError as error:
+                raise StepError(f"writing at byte {offset_bytes} failed: {error.strerror}") from error
+            if written_count != len(data):
+                raise StepError(f"writing at byte {offset_bytes} was cut short")
+        target.sync()
 
 
 def grow_partition(disk: ToolDevice, growth: Growth, sector_bytes: int) -> None:

@@ -1,10 +1,7 @@
-"""The partition table: growth of the last partition, commands for sfdisk, and a GPT's backup."""
+"""The partition table: growth of the last partition, and commands for sfdisk."""
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +10,9 @@ from protocol.constants import MIB
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from receiver.disk.fit.table import (
     growth_obstacle,
-    has_backup_at_end_untrusted,
-    move_backup_argv,
     plan_growth,
     resize_argv,
     resize_text,
-    usable_stop_bytes_untrusted,
 )
 
 GIB = 1024 * MIB
@@ -119,50 +113,9 @@ def test_every_obstacle_to_growth_has_a_reason(layout: DiskLayout, reason: str) 
 def test_sfdisk_does_not_involve_the_kernel_and_wipes_nothing() -> None:
     never = ["--wipe", "never", "--wipe-partitions", "never"]
     quiet = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", *never]
-    assert move_backup_argv(DISK) == [*quiet, "--relocate", "gpt-bak-std", "/proc/12/fd/7"]
     assert resize_argv(DISK, 3) == [*quiet, "-N", "3", "/proc/12/fd/7"]
 
 
 def test_a_partitions_place_is_given_in_the_disks_sectors() -> None:
     assert resize_text(MIB, 3 * MIB, 512) == "start=2048, size=4096\n"
     assert resize_text(MIB, 3 * MIB, 4096) == "start=256, size=512\n"
-
-
-# -- a GPT's ends -------------------------------------------------------------------------------------------------
-
-
-def _header(own: int, other: int, last_usable: int) -> bytes:
-    sectors = (own, other, 34, last_usable)
-    fields = struct.pack(
-        "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, *sectors, bytes(16), 2, 128, 128, 0
-    )
-    return (fields[:16] + struct.pack("<I", zlib.crc32(fields)) + fields[20:]).ljust(512, b"\0")
-
-
-def _disk_with(headers: dict[int, bytes], sectors: int) -> Callable[[int, int], bytes]:
-    content = bytearray(sectors * 512)
-    for sector, header in headers.items():
-        content[sector * 512 : sector * 512 + 512] = header
-    return lambda offset, length: bytes(content[offset : offset + length])
-
-
-@pytest.mark.parametrize(
-    ("headers", "at_end"),
-    [
-        ({1: _header(1, 199, 166), 199: _header(199, 1, 166)}, True),
-        ({1: _header(1, 99, 66), 99: _header(99, 1, 66)}, False),  # at the image's end
-        ({1: _header(1, 99, 66), 199: _header(199, 1, 166)}, False),  # of what was on the disk before
-        ({1: _header(1, 199, 166)}, False),
-        ({1: _header(1, 199, 166), 199: _header(198, 1, 166)}, False),
-        ({1: _header(1, 199, 166), 199: b"EFI PART" + bytes(504)}, False),
-        ({199: _header(199, 1, 166)}, False),
-    ],
-)
-def test_a_backup_counts_only_where_it_belongs(headers: dict[int, bytes], at_end: bool) -> None:
-    assert has_backup_at_end_untrusted(_disk_with(headers, 200), 200 * 512, 512) is at_end
-
-
-def test_garbage_is_no_gpt() -> None:
-    assert usable_stop_bytes_untrusted(_disk_with({}, 200), 512) is None
-    assert usable_stop_bytes_untrusted(lambda _offset, _length: b"", 512) is None
-    assert usable_stop_bytes_untrusted(_disk_with({1: _header(1, 199, 166)}, 200), 512) == 167 * 512
