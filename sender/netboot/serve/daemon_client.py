@@ -17,8 +17,11 @@ from sender.store.records.boots import BOOT_PATH, BootAnswer, BootReport
 
 ANSWER_S: Final = 2.0
 """Time for an answer, connecting included: firmware waits, and a room must not hang when the daemon does."""
-_CONNECTIONS_MAX: Final = 16
-"""A room that is switched on together asks within a second; each answer takes milliseconds."""
+_QUESTIONS_MAX: Final = 16
+"""Questions at a time: a daemon writes each one to its database, and more would only wait there."""
+TURN_S: Final = 20.0
+"""Time for which a question waits for its turn, apart from its answer: 500 machines that are switched on together ask
+within a second, and none of them may boot from its disk for that reason."""
 _ANSWER_BYTES_MAX: Final = 64 << 10
 _REPORT: Final = pydantic.TypeAdapter(BootReport)
 _ANSWER: Final = pydantic.TypeAdapter(BootAnswer)
@@ -44,11 +47,12 @@ class BootApiClient:
             base_url=self.server + API_PREFIX,
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
             timeout=ANSWER_S,
-            limits=httpx.Limits(max_connections=_CONNECTIONS_MAX),
+            limits=httpx.Limits(max_connections=_QUESTIONS_MAX),
             # Ignore proxies and .netrc of the environment: a token must go to the daemon and nowhere else.
             trust_env=False,
             follow_redirects=False,
         )
+        self._turns = asyncio.Semaphore(_QUESTIONS_MAX)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,6 +71,19 @@ class BootApiClient:
             ServerUnreachableError: there is no valid answer.
             ServerRefusedError: the daemon refuses the question.
         """
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise ServerUnreachableError(
+                f"the daemon at {self.server} answers too slowly: {_QUESTIONS_MAX} boots wait for it already"
+            ) from error
+        try:
+            return await self._ask(report)
+        finally:
+            self._turns.release()
+
+    async def _ask(self, report: BootReport) -> BootAnswer:
         body = _REPORT.dump_python(report, mode="json")
         try:
             async with asyncio.timeout(ANSWER_S), self._http.stream("POST", BOOT_PATH, json=body) as response:

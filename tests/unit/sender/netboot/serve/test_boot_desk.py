@@ -13,13 +13,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from protocol.control.boot_parameters import LiveMode
+from sender.netboot.serve import daemon_client
 from sender.netboot.serve.boot_desk import BootDesk
 from sender.netboot.serve.boot_files import ServiceAddress
 from sender.netboot.serve.boot_query import BootQuery
 from sender.netboot.serve.boot_scripts import DiskBoot, LiveBoot
 from sender.netboot.serve.daemon_client import BootApiClient
 from sender.netboot.serve.statistics import BootStatistics
-from sender.store.records.boots import BootFirmware
+from sender.store.records.boots import BootFirmware, BootReport
 from tests.support.network.dhcp_messages import MAC, UUID
 
 PEER = IPv4Address("10.99.0.101")
@@ -97,6 +98,30 @@ def decide(
             return await desk.decide(query, PEER, SERVICE, BootFirmware.UEFI)
 
     return ask()
+
+
+def test_a_room_that_is_switched_on_together_waits_for_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_client, "ANSWER_S", 2.0)
+    asked: list[int] = []
+    open_count = 0
+
+    async def handler(_body: dict[str, Any], _headers: dict[str, str]) -> tuple[int, bytes]:
+        nonlocal open_count
+        open_count += 1
+        asked.append(open_count)
+        await asyncio.sleep(0.8)  # a daemon that is slow: four turns take longer than an answer may
+        open_count -= 1
+        return 200, json.dumps(LIVE).encode()
+
+    async def run() -> list[object]:
+        async with daemon(handler) as url, BootApiClient(url, "dct_boot_secret") as client:
+            report = BootReport(mac=MAC, address=str(PEER), firmware=BootFirmware.UEFI)
+            return await asyncio.gather(*(client.decide(report) for _ in range(60)), return_exceptions=True)
+
+    answers = asyncio.run(run())
+    assert len(asked) == 60
+    assert max(asked) <= 16
+    assert [answer for answer in answers if isinstance(answer, BaseException)] == []
 
 
 def test_the_daemon_learns_the_machine_and_its_answer_becomes_the_boot() -> None:
