@@ -124,7 +124,7 @@ class Machine:
         )
 
     def _journal(self) -> str:
-        return self._shell("journalctl -b -o short-precise -u diskcast -u diskcast-agent -n 60").stdout
+        return self._shell("journalctl -b -o short-precise -u 'diskcast*' -n 60").stdout
 
     def ended(self) -> int:
         """Wait for the machine to exit; return systemd-nspawn's exit code."""
@@ -324,16 +324,16 @@ def cast_without_a_daemon(machine: Machine, disk: Path) -> None:
     machine.type(empty(disk))
     machine.type("install -Dm640 /root/source/deploy/systemd/receive.env.example /etc/diskcast/receive.env")
     set_option(machine, "receive.env", "DISKCAST_TARGET=.*", f"DISKCAST_TARGET={disk}")
-    set_option(machine, "receive.env", "DISKCAST_RECEIVE_OPTIONS=.*", "DISKCAST_RECEIVE_OPTIONS=--open")
     for name in ("receive.env", "send.env"):
         set_option(machine, name, "DISKCAST_INTERFACE=.*", "DISKCAST_INTERFACE=lo")
     set_option(
-        machine,
-        "send.env",
-        "DISKCAST_SEND_OPTIONS=.*",
-        "DISKCAST_SEND_OPTIONS=--wait-for 1 --max-wait 120 --open",
+        machine, "send.env", "DISKCAST_SEND_OPTIONS=.*", "DISKCAST_SEND_OPTIONS=--wait-for 1 --max-wait 120"
     )
-    machine.type("systemctl start diskcast-send@lab && systemctl start diskcast-receive")
+    machine.type("systemctl start diskcast-send@lab")
+    code = f"{log_of('diskcast-send@lab')} | jq -Rre 'fromjson? | .join_code // empty' | grep -m1 ."
+    machine.until(code)
+    set_option(machine, "receive.env", "DISKCAST_JOIN=", f"DISKCAST_JOIN={machine.type(code).strip()}")
+    machine.type("systemctl start diskcast-receive")
     machine.until("! systemctl is-active diskcast-send@lab")
     machine.type("test $(systemctl show -P Result diskcast-send@lab) = success")
     machine.type(same(disk))
