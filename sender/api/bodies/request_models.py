@@ -417,6 +417,15 @@ class CastInput(PlanInput):
 class WakeInput(RequestBody):
     """Machines to wake: a room, machines of a room, or machines of any rooms."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["room_id"], "properties": {"room_id": {"type": "string"}}},
+                {"required": ["machine_ids"], "properties": {"machine_ids": {"minItems": 1}}},
+            ]
+        }
+    )
+
     room_id: RoomId | None = Field(
         default=None, examples=["classroom-101"], description="Room to wake; its waves are used."
     )
