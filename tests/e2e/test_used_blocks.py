@@ -24,11 +24,11 @@ from protocol.errors import EXIT_INTERRUPTED, SourceInUseError
 from protocol.image.manifest import BlockKind
 from sender.imaging.image_file import ImageFile
 from sender.imaging.pack import PackOptions, pack_image
+from tests.support.disks.devices import loop_device, remove_partition
 from tests.support.disks.filesystems import (
     FILESYSTEMS,
     Filesystem,
     Tree,
-    loop_device,
     mounted,
     mounted_ntfs,
     partclone_free_ranges,
@@ -427,7 +427,7 @@ def test_a_disk_one_partition_of_which_is_mounted_writable_is_refused(sources: P
             finally:
                 run("umount", point)
         finally:
-            run("delpart", device, "1")
+            remove_partition(device, 1)
 
 
 def test_a_device_that_another_program_holds_is_refused(sources: Path, tmp_path: Path) -> None:

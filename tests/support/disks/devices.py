@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,16 @@ def loop_device(backing: Path, *options: str) -> Iterator[Path]:
         run("losetup", "--detach", device)
         # The kernel detaches at the last close: another program that lists the disks may still have it open.
         wait_until(f"{device} gives up {backing}", lambda: _text(source) != attached)
+
+
+def remove_partition(device: Path, number: int) -> None:
+    """Remove a partition from the kernel's table, once nothing else has it open."""
+
+    def removed() -> bool:
+        done = subprocess.run(["delpart", device, str(number)], capture_output=True, check=False)
+        return done.returncode == 0
+
+    wait_until(f"partition {number} of {device} is free", removed)
 
 
 def _text(path: Path) -> str:
