@@ -93,6 +93,7 @@ class CheckInHandler:
         self._updating = GroupCommit(store, store.machines.record)
         self._recording = GroupCommit(store, self._write_outcomes)
         self._known: OrderedDict[str, _KnownMachine] = OrderedDict()
+        self._reading = asyncio.Lock()
         self._refusals: OrderedDict[str, None] = (
             OrderedDict()
         )  # counted ones: agents report a result repeatedly
@@ -191,16 +192,30 @@ class CheckInHandler:
 
     async def _recorded(self, known: _KnownMachine) -> Machine | None:
         """Return the machine as recorded; None if it is gone, since another daemon may have moved or removed it."""
-        store, now = self._store, time.monotonic()
-        if now - known.read_at >= _READ_AGAIN_S:
-            known.read_at = now
-            # A known machine takes part while the database is unavailable.
-            with contextlib.suppress(DatabaseError):
-                machine: Machine | None = await store.run(store.machines.get, known.machine.machine_id)
-                if machine is None:
-                    return None
-                known.machine = machine
-        return known.machine
+        if time.monotonic() - known.read_at >= _READ_AGAIN_S:
+            async with self._reading:
+                if time.monotonic() - known.read_at >= _READ_AGAIN_S:
+                    # A known machine takes part while the database is unavailable.
+                    with contextlib.suppress(DatabaseError):
+                        await self._read_again()
+        return known.machine if self._known.get(known.machine.machine_id) is known else None
+
+    async def _read_again(self) -> None:
+        """Read all known machines in one query: one for each check-in takes half the processor time of an idle room.
+
+        Raises:
+            DatabaseError: the database is unavailable; the next attempt is due after the usual time.
+        """
+        store, asked = self._store, dict(self._known)
+        for known in asked.values():
+            known.read_at = time.monotonic()
+        machines: list[Machine] = await store.run(store.machines.get_many, list(asked))
+        found = {machine.machine_id: machine for machine in machines}
+        for machine_id, known in asked.items():
+            if machine_id in found:
+                known.machine = found[machine_id]
+            elif self._known.get(machine_id) is known:  # and not one that has enrolled again meanwhile
+                del self._known[machine_id]
 
     async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
         deadline = time.monotonic() + check_in.wait_s

@@ -138,16 +138,50 @@ def test_a_machine_removed_through_another_daemon_must_enrol_again(
 def test_a_known_machine_takes_part_while_the_database_is_unavailable(
     desk: CheckInHandler, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unavailable(machine_id: str) -> None:
-        raise DatabaseUnavailableError(f"no answer about {machine_id}")
+    def unavailable(machine_ids: list[str]) -> None:
+        raise DatabaseUnavailableError(f"no answer about {machine_ids}")
 
     async def meet() -> bool:
         machine_id = await enrolled(desk)
         before = await desk._machine(REPORTED, machine_id, "10.0.0.7")
-        monkeypatch.setattr(store.machines, "get", unavailable)
+        monkeypatch.setattr(store.machines, "get_many", unavailable)
         return await desk._machine(REPORTED, machine_id, "10.0.0.7") == before
 
     assert asyncio.run(meet())
+
+
+def test_the_machines_of_a_room_are_read_again_in_one_query(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = make_handler(store, tmp_path)
+    room = [
+        dataclasses.replace(
+            REPORTED, name=f"pc{index}", macs=(f"52:54:00:00:01:{index:02x}",), serial=f"SN1{index}"
+        )
+        for index in range(9)
+    ]
+    asked: list[int] = []
+    read_many = store.machines.get_many
+
+    def counted(machine_ids: list[str]) -> object:
+        asked.append(len(machine_ids))
+        return read_many(machine_ids)
+
+    async def meet() -> None:
+        ids = [await enrolled(handler, check_in) for check_in in room]
+        for check_in, machine_id in zip(room, ids, strict=True):
+            await handler.answer(check_in, machine_id, "10.0.0.7")
+        monkeypatch.setattr(store.machines, "get_many", counted)
+        for known in handler._known.values():
+            known.read_at -= module._READ_AGAIN_S
+        answers = (
+            handler.answer(check_in, machine_id, "10.0.0.7")
+            for check_in, machine_id in zip(room, ids, strict=True)
+        )
+        assert [answer.machine_id for answer in await asyncio.gather(*answers)] == ids
+
+    asyncio.run(meet())
+    assert asked == [9]
 
 
 def test_a_token_records_no_result(desk: CheckInHandler, store: Store) -> None:
