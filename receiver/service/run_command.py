@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError
-from protocol.program.options import CA_OPTION, JSON_OPTION, PIN_OPTION
+from protocol.program.options import JSON_OPTION
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.service.agent_token import (
-    TOKEN_VARIABLE,
     read_token,
     refuse_token_on_kernel_command_line,
 )
+from receiver.service.options import SERVER_VARIABLE, daemon_options
 from receiver.target.options import TargetOptions, writing_options
 from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.options import trust_options
-
-SERVER_VARIABLE: Final = "DISKCAST_SERVER"
 
 
 @click.command()
 @writing_options
 @machine_options
 @trust_options
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    envvar=SERVER_VARIABLE,
-    metavar="URL",
-    help=f"URL of a daemon; repeatable.  [env: {SERVER_VARIABLE}, space-separated]",
-)
-@PIN_OPTION
-@CA_OPTION
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"Token file (role enrol); {TOKEN_VARIABLE} may hold the token itself.",
-)
+@daemon_options
 @click.option(
     "--after-cast",
     type=click.Choice([choice.value for choice in AfterCast]),

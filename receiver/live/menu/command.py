@@ -10,10 +10,9 @@ import click
 from protocol.constants import ASSEMBLY_BYTES_DEFAULT
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError
-from protocol.program.options import CA_OPTION, PIN_OPTION
 from receiver.disk.fit.fit_target import FitOptions
-from receiver.service.agent_token import TOKEN_VARIABLE, read_token
-from receiver.service.run_command import SERVER_VARIABLE
+from receiver.service.agent_token import read_token
+from receiver.service.options import daemon_options
 from receiver.target.options import TargetOptions
 from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.options import trust_options
@@ -28,22 +27,7 @@ from receiver.trust.options import trust_options
     metavar="TTY",
     help="Terminal to use; repeatable.  [default: this one]",
 )
-@click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    envvar=SERVER_VARIABLE,
-    metavar="URL",
-    help=f"URL of a daemon; repeatable.  [env: {SERVER_VARIABLE}, space-separated]",
-)
-@PIN_OPTION
-@CA_OPTION
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"Token file (role enrol); {TOKEN_VARIABLE} may hold the token itself.",
-)
+@daemon_options
 @click.option("--interface", metavar="IF", help="Network interface to receive a daemon's cast on.")
 @click.option("--name", metavar="NAME", help="Name of this machine in lists and logs.  [default: host name]")
 @click.option(

@@ -8,7 +8,8 @@ import click
 
 from protocol.errors import ConfigurationError
 from sender.netboot.print_config.dhcp_settings import DhcpServerKind, DhcpSettings, render_settings
-from sender.netboot.serve.boot_files import HTTP_PORT_DEFAULT, ServiceAddress
+from sender.netboot.serve.boot_files import ServiceAddress
+from sender.netboot.serve.options import HTTP_PORT_OPTION, SECURE_BOOT_OPTION
 
 
 @click.command("print-config")
@@ -21,15 +22,8 @@ from sender.netboot.serve.boot_files import HTTP_PORT_DEFAULT, ServiceAddress
     metavar="ADDRESS",
     help="IPv4 address of the boot service for the machines.",
 )
-@click.option(
-    "--http-port",
-    metavar="P",
-    type=click.IntRange(1, 65535),
-    default=HTTP_PORT_DEFAULT,
-    show_default=True,
-    help="TCP port of boot scripts and files.",
-)
-@click.option("--secure-boot", is_flag=True, help="Boot UEFI machines by Debian's signed shim and GRUB.")
+@HTTP_PORT_OPTION
+@SECURE_BOOT_OPTION
 def print_config(dhcp_server: str, address: str, http_port: int, secure_boot: bool) -> None:
     """Print the settings by which a DHCP server names the boot files.
 

@@ -12,8 +12,8 @@ import click
 
 from protocol.errors import ConfigurationError
 from sender.console.options import checked_room, daemon_options, find_daemon
-from sender.netboot.serve.boot_files import HTTP_PORT_DEFAULT
 from sender.netboot.serve.boot_scripts import KERNEL_ARGUMENTS_DEFAULT, is_kernel_arguments
+from sender.netboot.serve.options import HTTP_PORT_OPTION, SECURE_BOOT_OPTION
 
 MODES = ("proxy", "dhcp", "files")
 """The values of ``DhcpMode``, so that ``--help`` needs no web framework; a test compares them."""
@@ -39,25 +39,14 @@ MODES = ("proxy", "dhcp", "files")
 @click.option(
     "--room", metavar="ROOM", callback=checked_room, help="Room in which unknown machines are registered."
 )
-@click.option(
-    "--secure-boot",
-    is_flag=True,
-    help="Boot UEFI machines by Debian's signed shim and GRUB.",
-)
+@SECURE_BOOT_OPTION
 @click.option(
     "--pool",
     metavar="FIRST-LAST",
     show_default="upper half of the network",
     help="With --mode dhcp: addresses for the machines.",
 )
-@click.option(
-    "--http-port",
-    metavar="P",
-    type=click.IntRange(1, 65535),
-    default=HTTP_PORT_DEFAULT,
-    show_default=True,
-    help="TCP port of boot scripts and files.",
-)
+@HTTP_PORT_OPTION
 @click.option(
     "--kernel-arguments",
     metavar="WORDS",
