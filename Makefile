@@ -62,6 +62,9 @@ bench-report: $(STAMP)  ## both, written to docs/benchmarks.md
 bench-scale: $(STAMP)  ## a room of 1000 receivers: simulated casts, the sender's feedback path, joins (no root)
 	$(BIN)/python -m tests.bench.scale
 
+bench-capture: $(STAMP)  ## a capture over a shaped gigabit link, beside pack of the same disk (root)
+	$(BIN)/python -m tests.bench.capture $(ARGS)
+
 bench-disk: $(STAMP)  ## writing 4 GiB to a disk, verified, beside dd (root; ARGS=--help for its options)
 	$(BIN)/python -m tests.bench.disk_write $(ARGS)
 
@@ -79,6 +82,9 @@ deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop
 
 netboot-vm: $(STAMP)  ## virtual machines boot from the network in every way, and fail in every way (root; NAMES=… for some): an hour
 	DISKCAST_NETBOOT_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/netboot/long
+
+export-vm: $(STAMP)  ## exported images, and images in `diskcast vm`, boot to their login (root, QEMU): minutes
+	DISKCAST_EXPORT_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/export/long
 
 fuzz: $(STAMP)  ## ten million mutated inputs for every decoder of unauthenticated bytes (ARGS=--help)
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -99,9 +105,12 @@ fuzz-api: $(STAMP)  ## schemathesis over the whole API, for minutes
 screenshots: $(STAMP)  ## docs/screenshots, made anew from a real daemon (needs chromium)
 	$(BIN)/python -m tests.web.screenshots
 
-soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments, 6000 simulated casts (root): half an hour
+soak: $(STAMP)  ## power cut everywhere, agents killed at 100 random moments, races for a disk, 6000 simulated casts (root): half an hour
 	$(BIN)/python -m tests.soak.power_cut
 	$(BIN)/python -m tests.soak.kill
+	$(BIN)/python -m tests.soak.two_agents
+	$(BIN)/python -m tests.soak.two_agents --device
+	DISKCAST_CAPTURE_KILLS=20 $(BIN)/pytest tests/server/test_captures.py
 	DISKCAST_SEED_COUNT=6000 $(BIN)/pytest -q --numprocesses $(TEST_PROCESSES) tests/simulation/test_cast.py
 
 coverage: $(STAMP)  ## the test suite with branch coverage of the three packages
@@ -115,4 +124,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted netboot-vm fuzz fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted netboot-vm export-vm fuzz fuzz-api screenshots soak lock clean

@@ -7,7 +7,7 @@ from typing import Any
 
 from sender.api.application import api_document
 
-METHODS = ("get", "post", "patch", "delete")
+METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def render() -> str:

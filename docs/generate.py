@@ -18,6 +18,7 @@ from docs import (
     config_reference,
     log_reference,
     netboot_reference,
+    template_reference,
     web_labels,
 )
 from docs.dashboards import DASHBOARDS
@@ -31,6 +32,8 @@ from protocol.constants import (
     WIRE_VERSION,
 )
 from protocol.image import image_format
+from protocol.image.file_records import fields_table
+from protocol.patch.machine_patch import PatchHead
 from protocol.schema.binary_fields import Bitmap, Field, Octets, Rows, Text, UInt
 from protocol.wire.codec import REJECT_REASONS
 from protocol.wire.messages import (
@@ -279,7 +282,14 @@ def filled_page(name: str, tables: dict[str, Callable[[], str]]) -> Callable[[],
 
 
 FILLED: dict[str, dict[str, Callable[[], str]]] = {
-    "reference/image-format.md": {"protocol.image.image_format.tables()": image_format.tables},
+    "reference/image-format.md": {
+        "protocol.image.image_format.tables()": image_format.tables,
+        "protocol.patch.machine_patch": lambda: fields_table(PatchHead.FIELDS),
+    },
+    "reference/template.md": {
+        "sender.patches.template_fields": template_reference.field_tables,
+        "sender.patches.machines_file": template_reference.variable_table,
+    },
     "explanation/threat-model.md": {"attacks": attack_reference.attack_table},
     "how-to/netboot-troubleshooting.md": {
         "receiver.live.messages": netboot_reference.message_table,

@@ -22,6 +22,11 @@ def render() -> str:
         "CAST_PHASES": ("Phases of a cast.", _states(labels.CAST_PHASES)),
         "PAUSED": ("Shown in place of the phase while a live cast is paused.", _state(labels.PAUSED)),
         "IMAGE_STATES": ("States of an image in the library.", _states(labels.IMAGE_STATES)),
+        "IMAGE_ORIGINS": ("Sources of images.", _texts(labels.IMAGE_ORIGINS)),
+        "CAPTURE_STATES": ("States of captures.", _states(labels.CAPTURE_STATES)),
+        "UPLOAD_STATES": ("States of uploads.", _states(labels.UPLOAD_STATES)),
+        "EXPORT_STATES": ("States of exports.", _states(labels.EXPORT_STATES)),
+        "KEEP_REASONS": ("Reasons for which pruning keeps an image.", _texts(labels.KEEP_REASONS)),
         "ENROLMENT_STATES": ("Enrolment of machines.", _states(labels.ENROLMENT_STATES)),
         "ENROLMENT_MODES": ("Rules for machines that enrol.", _choices(labels.ENROLMENT_MODES)),
         "UNKNOWN_MACHINES": (
@@ -46,9 +51,17 @@ def render() -> str:
     parts = [_HEAD]
     for name, (description, table) in tables.items():
         kind = kinds.get(name) or _kind(table)
-        text = json.dumps(table, indent=2, ensure_ascii=False)
+        text = _one_entry_a_line(table)
         parts.append(f"/** {description} @type {{{kind}}} */\nexport const {name} = {text};\n")
     return "\n".join(parts)
+
+
+def _one_entry_a_line(table: Mapping[str, Any]) -> str:
+    entries = (
+        f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in table.items()
+    )
+    return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def _kind(table: Mapping[Any, Any]) -> str:

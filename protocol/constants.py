@@ -172,6 +172,14 @@ REPORTS_PER_TIMEOUT = 4
 RECEIVER_TIMEOUT_S = 10.0
 """Silence after which a receiver is lost: a hundred missed reports in a small group."""
 
+PROGRESS_TIMEOUT_S = 30.0
+"""Time for which a sender that is heard serves a receiver nothing, until the receiver gives up: more than any number of
+lost NACKs and repairs explains, and no longer than it waits for a silent sender."""
+
+RECEIVER_PROGRESS_TIMEOUT_S = 600.0
+"""Time without progress after which the sender gives up a receiver that is still heard: twice as long as an agent waits
+for one call of its disk, so that an agent gives up first and says why."""
+
 RESTART_QUESTION_INTERVAL_S = 5.0
 """Least time between two questions to the control API about a restart that an unauthenticated datagram suggests: an
 attacker causes at most one request per machine in that time."""
@@ -188,7 +196,8 @@ DISCOVERY_SETTLE_S = 2.5
 must choose between two casts on one group, never chance."""
 
 EXPECTED_WAIT_S = 180.0
-"""Time beyond a cast's limit for its first machine, while machines load the live system: a slow one takes as long."""
+"""Time beyond a cast's limit for its first machine, and after the end of its last one, while machines load the live
+system or join: a slow one takes as long."""
 
 MANIFEST_WAIT_S = 3.0
 """Longest time between a gathered room and the first image data. A receiver without its manifest can't place data, so
@@ -220,6 +229,12 @@ that are silent for 30 s."""
 
 CHECK_IN_AFTER_S_MAX = 300.0
 """Longest pause between two check-ins: a machine that is silent for longer looks switched off."""
+
+BOOT_STICK_LABEL = "DISKCAST"
+"""Volume label of boot sticks and discs, by which the agent recognises them: they aren't disks to image."""
+
+IDLE_RESTART_S_MAX = 86_400.0
+"""Longest time that a machine, booted over the network, may wait with nothing to do: after a day it isn't a wait."""
 
 HARDWARE_ADDRESSES_MAX = 16
 """Network cards of a machine: enough for a server with four ports, without their virtual functions."""

@@ -49,6 +49,12 @@ class MissingDependencyError(ConfigurationError):
     exit_code = 13
 
 
+class SandboxUnavailableError(ConfigurationError):
+    """The kernel can't confine a tool that reads foreign images; the message names the missing part."""
+
+    exit_code = 14
+
+
 # -- image: the source disk or the image file -----------------------------------------------------------------
 
 
@@ -86,6 +92,18 @@ class SourceInUseError(SourceError):
     """The source of ``pack`` is mounted writable or otherwise in use: an image of it could be inconsistent."""
 
     exit_code = 25
+
+
+class ForeignImageError(SourceError):
+    """Another program's image is damaged, refers to other files, is too large or of an unsupported kind."""
+
+    exit_code = 26
+
+
+class SourceUncleanError(SourceError):
+    """A filesystem of the disk to capture wasn't unmounted cleanly, or a machine is hibernated in it."""
+
+    exit_code = 27
 
 
 # -- target: the disk or file that a receiver writes ----------------------------------------------------------
@@ -202,6 +220,12 @@ class WireVersionError(SessionError):
     exit_code = 48
 
 
+class NotServedError(SessionError):
+    """The sender is heard, but its data, or the requests for missing blocks, are lost; the target is incomplete."""
+
+    exit_code = 49
+
+
 # -- storage: reading and writing during the cast -------------------------------------------------------------
 
 
@@ -215,6 +239,12 @@ class VerificationError(StorageError):
     """The target, read back, differs from the image; the message names the block."""
 
     exit_code = 51
+
+
+class TargetReplacedError(StorageError):
+    """Another program removed, replaced, moved or truncated the target file while the image was written."""
+
+    exit_code = 52
 
 
 # -- outcome of a cast, as the sender sees it -----------------------------------------------------------------
@@ -320,6 +350,12 @@ class MachinesNotAwakeError(DiskcastError):
     exit_code = 88
 
 
+class CaptureFailedError(DiskcastError):
+    """The capture was cancelled, or the machine or the daemon couldn't complete it."""
+
+    exit_code = 89
+
+
 # -- trust: signed images, pinned certificates, enrolled machines --------------------------------------------
 
 
@@ -351,6 +387,18 @@ class EnrolmentRefusedError(TrustError):
     """The daemon didn't admit this machine: unknown token, already claimed, or not approved in time."""
 
     exit_code = 94
+
+
+class CaptureNotAllowedError(TrustError):
+    """The agent doesn't make captures: it wasn't started with ``--allow-capture``."""
+
+    exit_code = 95
+
+
+class PatchRefusedError(TrustError):
+    """The machine patch is damaged, for another machine or image, or not allowed; nothing was written."""
+
+    exit_code = 96
 
 
 EXIT_OK = 0

@@ -13,7 +13,19 @@ COMMANDS: Final = {
     "unpack": Implementation(
         "sender.imaging.image_commands:unpack", "Write an image to a disk or file, without a network."
     ),
+    "export": Implementation(
+        "sender.export.export_command:export", "Export an image to qcow2, VMDK, VHDX, VDI, VHD or raw."
+    ),
+    "vm": Implementation(
+        "sender.export.vm_command:vm", "Start a virtual machine on an image; changes are discarded."
+    ),
+    "nbd": Implementation(
+        "sender.export.nbd_command:nbd", "Serve an image as a read-only disk, for single files."
+    ),
     "sign": Implementation("sender.imaging.sign_command:sign", "Sign an image."),
+    "patches": Implementation(
+        "sender.patches.patches_command:patches", "Build patches that give each machine its own settings."
+    ),
     "keygen": Implementation("sender.identity.keygen_command:keygen", "Make a key that signs images."),
     "trust": Implementation("sender.identity.trust_command:trust", "Manage the keys that a machine trusts."),
     "send": Implementation("sender.send.command:send", "Cast an image to a room of machines."),
@@ -23,6 +35,9 @@ COMMANDS: Final = {
     "images": Implementation("sender.console.images:images", "Manage the daemon's image library."),
     "rooms": Implementation("sender.console.rooms:rooms", "Manage rooms, which are named sets of machines."),
     "machines": Implementation("sender.console.machines:machines", "Manage machines, online or not."),
+    "captures": Implementation(
+        "sender.console.captures:captures", "Show and control captures of machines' disks."
+    ),
     "casts": Implementation(
         "sender.console.casts:casts", "Plan, control and watch casts of images to machines."
     ),

@@ -18,11 +18,16 @@ from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
 from sender.store.records.access import Role
 from sender.store.records.boots import BootAction, UnknownMachines
+from sender.store.records.captures import CaptureState
 from sender.store.records.casts import CastPhase, StartMode
+from sender.store.records.image_entries import ImageOrigin, OriginKind
+from sender.store.records.image_exports import ExportState
+from sender.store.records.image_uploads import UploadState
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import MachineState
 from sender.store.records.machines import EnrolmentMode, EnrolmentState
 from sender.store.records.problems import ProblemKind
+from sender.store.records.pruning import KeepReason
 from sender.store.records.wakes import WakeState
 
 
@@ -101,6 +106,28 @@ IMAGE_STATES: Final[Mapping[ImageState, StateLabel]] = MappingProxyType(
         ImageState.FETCHING: StateLabel("Fetching", Tone.BUSY),
         ImageState.DAMAGED: StateLabel("Damaged", Tone.BAD),
         ImageState.GONE: StateLabel("Gone", Tone.OFF),
+    }
+)
+
+IMAGE_ORIGINS: Final[Mapping[OriginKind, str]] = MappingProxyType(
+    {
+        OriginKind.PACKED: "packed from a disk",
+        OriginKind.IMPORTED: "conversion of",
+        OriginKind.CAPTURED: "capture of",
+        OriginKind.FETCHED: "copy of",
+    }
+)
+
+KEEP_REASONS: Final[Mapping[KeepReason, str]] = MappingProxyType(
+    {
+        KeepReason.LAST: "one of the newest versions",
+        KeepReason.YOUNG: "young",
+        KeepReason.PINNED: "pinned",
+        KeepReason.SCHEDULE: "a schedule casts it",
+        KeepReason.ROOM: "last image of a room",
+        KeepReason.CAST: "a cast uses it",
+        KeepReason.FOREIGN_FOLDER: "not in the daemon's own folder",
+        KeepReason.UNREADABLE: "no readable file on this machine",
     }
 )
 
@@ -211,6 +238,38 @@ WAKE_REASONS: Final[Mapping[WakeState, str]] = MappingProxyType(
 )
 """Reasons why a machine wasn't woken."""
 
+CAPTURE_STATES: Final[Mapping[CaptureState, StateLabel]] = MappingProxyType(
+    {
+        CaptureState.UPLOADING: StateLabel("Uploading", Tone.BUSY),
+        CaptureState.PROVING: StateLabel("Proving", Tone.BUSY),
+        CaptureState.PLANNED: StateLabel("Waits for the machine", Tone.SOFT),
+        CaptureState.FAILED: StateLabel("Failed", Tone.BAD),
+        CaptureState.CANCELLED: StateLabel("Cancelled", Tone.OFF),
+        CaptureState.COMPLETE: StateLabel("Complete", Tone.GOOD),
+    }
+)
+
+UPLOAD_STATES: Final[Mapping[UploadState, StateLabel]] = MappingProxyType(
+    {
+        UploadState.RECEIVING: StateLabel("Uploading", Tone.BUSY),
+        UploadState.CHECKING: StateLabel("Checking", Tone.BUSY),
+        UploadState.UNPACKING: StateLabel("Reading the disk", Tone.BUSY),
+        UploadState.PACKING: StateLabel("Packing", Tone.BUSY),
+        UploadState.WAITING: StateLabel("Waits for its turn", Tone.SOFT),
+        UploadState.FAILED: StateLabel("Failed", Tone.BAD),
+        UploadState.DONE: StateLabel("In the library", Tone.GOOD),
+    }
+)
+
+EXPORT_STATES: Final[Mapping[ExportState, StateLabel]] = MappingProxyType(
+    {
+        ExportState.CONVERTING: StateLabel("Converting", Tone.BUSY),
+        ExportState.WAITING: StateLabel("Waits for its turn", Tone.SOFT),
+        ExportState.FAILED: StateLabel("Failed", Tone.BAD),
+        ExportState.DONE: StateLabel("Ready", Tone.GOOD),
+    }
+)
+
 PROBLEM_KINDS: Final[Mapping[ProblemKind, str]] = MappingProxyType(
     {
         ProblemKind.DATABASE: "Database",
@@ -293,6 +352,12 @@ ERROR_ADVICE: Final[Mapping[type[DiskcastError], str]] = MappingProxyType(
     }
 )
 """The next step after an agent exited with this error. A subclass that isn't listed has its base class's advice."""
+
+
+def origin_text(origin: ImageOrigin) -> str:
+    """Return the origin of an image for people, such as "conversion of qcow2 (without checksums)"."""
+    text = f"{IMAGE_ORIGINS[origin.kind]} {origin.source}".rstrip()
+    return f"{text} ({origin.detail})" if origin.detail else text
 
 
 def exit_code_advice() -> dict[int, str]:

@@ -65,12 +65,12 @@ _SECRET_LAST_WORDS = {"token", "tokens"}
 _WORDS = re.compile(r"[^a-z0-9]+")
 _SECRETS = (
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{HIDDEN}@"),
-    (re.compile(r"\b(dct_[a-z]{1,16}_|dcm_|dcj_|dcb_)[A-Za-z0-9_-]{20,}"), rf"\1{HIDDEN}"),
+    (re.compile(r"\b(dct_[a-z]{1,16}_|dc[a-z]_)[A-Za-z0-9_-]{20,}"), rf"\1{HIDDEN}"),
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"([?&](?:[a-z-]*(?:signature|token|credential|secret|password|sig))=)[^&\s\"']+", re.IGNORECASE),
      rf"\1{HIDDEN}"),
 )  # fmt: skip
-"""Passwords in URLs, diskcast's tokens, values of Authorization headers, and signatures in URLs."""
+"""Passwords in URLs, diskcast's tokens and secrets, values of Authorization headers, and signatures in URLs."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -273,6 +273,59 @@ def fleet() -> Json:
                 [query("diskcast_daemon_sent_bytes_total", "{{instance}}")],
                 unit="bytes",
             ),
+            row("Captures, uploads and exports"),
+            chart(
+                "Image jobs",
+                "Captures, uploads and exports that haven't ended, by state. A planned capture waits for its machine.",
+                [
+                    query(
+                        "sum by (kind, state) (diskcast_image_jobs) > 0 or sum by (kind) (diskcast_image_jobs)",
+                        "{{kind}} {{state}}",
+                    )
+                ],
+            ),
+            chart(
+                "Received",
+                "Rate at which stored blocks of captures and parts of uploads arrive.",
+                [
+                    query(
+                        "sum by (kind) (rate(diskcast_image_job_received_bytes_total[$__rate_interval]))",
+                        "{{kind}}",
+                    )
+                ],
+                unit="Bps",
+                stacked=True,
+            ),
+            chart(
+                "Time without progress",
+                "Of the capture that is stuck for longest. Above five minutes, its machine is off, its disk hangs, or "
+                "the network is broken.",
+                [query("diskcast_capture_silent_seconds", "{{instance}}")],
+                unit="s",
+            ),
+            chart(
+                "Failed jobs and rejected blocks",
+                "Failed captures, uploads and exports per minute, and blocks that ended a capture: damaged on the way, "
+                "or changed between the two reads of the disk.",
+                [
+                    query(
+                        "60 * sum by (kind) (rate(diskcast_image_job_failures_total[$__rate_interval]))",
+                        "failed {{kind}}",
+                    ),
+                    query(
+                        "60 * sum by (reason) (rate(diskcast_capture_rejected_blocks_total[$__rate_interval]))",
+                        "{{reason}} blocks",
+                    ),
+                ],
+                size=(12, 8),
+            ),
+            chart(
+                "Exported files",
+                "Space that exported files take until they are removed.",
+                [query("diskcast_image_export_bytes", "{{instance}}")],
+                size=(12, 8),
+                unit="bytes",
+            ),
             row("Daemons"),
             stat(
                 "Daemons",

@@ -1,9 +1,9 @@
 """The check-in of waiting agents with the daemon, as JSON over HTTP.
 
 The agent repeatedly posts a :class:`CheckIn` to ``/api/v1/check-in``: its identity, its state and the result of its
-last cast. The daemon answers with the name and id of the machine and with the cast to join. For an idle agent the
-daemon holds the answer until there is a cast (``wait_s``); for a receiving one it answers at once. A cast that another
-daemon has taken over is assigned again, with the new daemon's addresses.
+last cast. The daemon answers with the name and id of the machine and with the cast to join or the capture to make. For
+an idle agent the daemon holds the answer until there is one (``wait_s``); otherwise it answers at once. A cast that
+another daemon has taken over is assigned again, with the new daemon's addresses.
 
 The first check-in carries a token for enrolment, and its answer the machine's secret, which authenticates the machine
 from then on. An agent that waits for an operator's approval gets a code to show instead, and asks again.
@@ -21,14 +21,17 @@ from protocol.constants import (
     CHECK_IN_AFTER_S_MAX,
     CHECK_IN_WAIT_S_MAX,
     HASH_BYTES,
+    IDLE_RESTART_S_MAX,
     IMAGE_BYTES_MAX,
     MACHINE_ID_BYTES_MAX,
     NAME_BYTES_MAX,
 )
+from protocol.control.capture_messages import CAPTURE_ASSIGNMENT, CaptureAssignment
 from protocol.control.control_messages import COMPLETION, IDENTITY
 from protocol.model.session_records import CastId, CompletionReport
 from protocol.schema.json_fields import (
     Address,
+    Boolean,
     ChoiceField,
     DecimalText,
     HexBytes,
@@ -58,6 +61,7 @@ class AgentState(enum.StrEnum):
 
     IDLE = "idle"
     RECEIVING = "receiving"
+    CAPTURING = "capturing"
     LEAVING = "leaving"
     """It exits: the machine may enrol again at once, for example after a reboot over the network."""
 
@@ -121,6 +125,7 @@ class Assignment:
         pin: pin of the certificate of the daemon that runs the cast; empty for a control API without TLS.
         ticket: proof of the assignment, for the cast's control API; expires soon; each answer has a fresh one.
         version_min: lowest signed version of the image that the machine may accept.
+        patch_id: the machine patch to write with the image; None for the image alone.
     """
 
     cast_id: CastId
@@ -134,6 +139,7 @@ class Assignment:
     pin: str = ""
     ticket: str = dataclasses.field(default="", repr=False)
     version_min: int = 0
+    patch_id: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,9 +151,13 @@ class CheckInAnswer:
         name: the operator's name of the machine.
         recorded_cast_id: the cast whose ``last_result`` is recorded and need not be repeated.
         assignment: the cast to join; None if there is none for this machine.
+        capture: the capture to make; None if there is none for this machine.
         check_in_after_s: pause before the next check-in.
         machine_secret: the secret of the machine that has just enrolled, given only once; otherwise empty.
         approval_code: code for the operator who approves this machine; empty if it doesn't wait for approval.
+        idle_restart_s: time with nothing to do after which a machine that a boot service has booted restarts, so that
+            the daemon decides again; sent with the secret. None: it waits forever.
+        cast_planned: a cast waits for this machine, or starts soon; None if the daemon doesn't know.
     """
 
     machine_id: str
@@ -157,6 +167,9 @@ class CheckInAnswer:
     check_in_after_s: float
     machine_secret: str = dataclasses.field(default="", repr=False)
     approval_code: str = ""
+    capture: CaptureAssignment | None = None
+    idle_restart_s: float | None = None
+    cast_planned: bool | None = None
 
 
 _OUTCOME_REPORT_FIELDS = tuple(
@@ -198,6 +211,7 @@ ASSIGNMENT: JsonRecord[Assignment] = JsonRecord(
         "pin": PrintableText(PIN_CHARACTERS),
         "ticket": PrintableText(TICKET_CHARACTERS_MAX),
         "version_min": DecimalText(),
+        "patch_id": Optional(HexBytes(HASH_BYTES)),
     },
 )
 
@@ -211,6 +225,9 @@ CHECK_IN_ANSWER: JsonRecord[CheckInAnswer] = JsonRecord(
         "check_in_after_s": Number(CHECK_IN_AFTER_S_MAX),
         "machine_secret": PrintableText(MACHINE_SECRET_BYTES_MAX),
         "approval_code": PrintableText(MACHINE_SECRET_BYTES_MAX),
+        "capture": Optional(CAPTURE_ASSIGNMENT),
+        "idle_restart_s": Optional(Number(IDLE_RESTART_S_MAX)),
+        "cast_planned": Optional(Boolean()),
     },
 )
 

@@ -121,6 +121,7 @@ GRANT_FIELDS: dict[str, JsonField] = {
     "report_interval_s": Number(REPORT_INTERVAL_MAX_S),
     "grtt_s": Number(GRTT_MAX_S),
     "receiver_count": Integer(0, RECEIVER_COUNT_MAX),
+    "patch_id": Optional(HexBytes(HASH_BYTES)),
 }
 """Fields of the answer to a join, beside its ``cast``."""
 
@@ -163,6 +164,7 @@ COMPLETION: JsonRecord[CompletionReport] = JsonRecord(
         "nacks_sent": _COUNT,
         "seconds_receiving": Number(1e9),
         "seconds_total": Number(1e9),
+        "patch_id": Optional(HexBytes(HASH_BYTES)),
     },
 )
 """A receiver's completion report."""

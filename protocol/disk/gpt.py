@@ -39,7 +39,9 @@ class GptHeader:
     Attributes:
         header_bytes: length that its checksum covers.
         other_sector: place of the other header.
+        usable_start_sector: start of the sectors for partitions.
         usable_stop_sector: end of the sectors for partitions.
+        disk_guid: the disk's GUID.
         entries_sector: place of its entries.
         entry_count: number of entries, used or not.
         entry_bytes: size of an entry.
@@ -49,16 +51,22 @@ class GptHeader:
 
     header_bytes: int
     other_sector: int
+    usable_start_sector: int
     usable_stop_sector: int
+    disk_guid: bytes
     entries_sector: int
     entry_count: int
     entry_bytes: int
     entries_crc: int
     sector: bytes
 
-    def placed(self, *, own: int, other: int, usable_stop: int, entries: int) -> bytes:
-        """Return the sector of this header for other places, which are numbers of sectors."""
+    def placed(
+        self, *, own: int, other: int, usable_stop: int, entries: int, entries_crc: int | None = None
+    ) -> bytes:
+        """Return the sector of this header for other places, which are numbers of sectors, or other entries."""
         head = bytearray(self.sector)
+        if entries_crc is not None:
+            struct.pack_into("<I", head, 88, entries_crc)
         for place, value in ((24, own), (32, other), (48, usable_stop - 1), (72, entries)):
             struct.pack_into("<Q", head, place, value)
         struct.pack_into("<I", head, 16, 0)
@@ -84,9 +92,10 @@ def read_header_untrusted(read: Read, sector: int, sector_bytes: int) -> GptHead
     head = read(sector * sector_bytes, sector_bytes)
     if sector < _PRIMARY_SECTOR or len(head) != sector_bytes:
         return None
-    signature, _, length, crc, _, own, other, _, last_usable, _, entries, count, size, entries_crc = (
-        _HEADER.unpack_from(head)
-    )
+    (
+        signature, _, length, crc, _, own, other, first_usable, last_usable, disk_guid, entries, count, size,
+        entries_crc,
+    ) = _HEADER.unpack_from(head)  # fmt: skip
     if (
         signature != _SIGNATURE
         or not _HEADER_BYTES_MIN <= length <= sector_bytes
@@ -94,7 +103,9 @@ def read_header_untrusted(read: Read, sector: int, sector_bytes: int) -> GptHead
         or zlib.crc32(head[:16] + bytes(4) + head[20:length]) != crc
     ):
         return None
-    return GptHeader(length, other, last_usable + 1, entries, count, size, entries_crc, head)
+    return GptHeader(
+        length, other, first_usable, last_usable + 1, disk_guid, entries, count, size, entries_crc, head
+    )
 
 
 def read_entries_untrusted(read: Read, header: GptHeader, size_bytes: int, sector_bytes: int) -> bytes | None:
@@ -156,7 +167,7 @@ def move_backup_untrusted(read: Read, size_bytes: int, sector_bytes: int) -> Mov
     primary = header.placed(
         own=_PRIMARY_SECTOR, other=last_sector, usable_stop=entries_sector, entries=header.entries_sector
     )
-    record = _protective_record(read(0, sector_bytes), last_sector)
+    record = protective_record(read(0, sector_bytes), last_sector)
     return MovedBackup(
         backup=((entries_sector * sector_bytes, padded), (last_sector * sector_bytes, backup)),
         primary=((sector_bytes, primary), *(((0, record),) if record else ())),
@@ -172,7 +183,7 @@ def _partitions_stop_sector(entries: bytes, entry_bytes: int) -> int:
     return stop_sector
 
 
-def _protective_record(sector: bytes, last_sector: int) -> bytes:
+def protective_record(sector: bytes, last_sector: int) -> bytes:
     """Return the boot record whose protective entry covers the disk; empty if it needs no change.
 
     A hybrid record stays as it is: its protective entry ends before the partitions that it names.

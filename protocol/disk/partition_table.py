@@ -31,6 +31,9 @@ _PROTECTIVE: Final = 0xEE
 EXTENDED_TYPES: Final = frozenset({"0x05", "0x0F", "0x85"})
 """MBR types of a partition that only contains others."""
 
+EFI_SYSTEM_TYPES: Final = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "0xEF")
+"""Types of a partition with boot loaders for UEFI (UEFI specification 2.10, 5.3.3 and 5.2.2)."""
+
 _GPT_ENTRY: Final = struct.Struct("<16s16sQQQ72s")
 
 

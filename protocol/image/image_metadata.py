@@ -11,7 +11,10 @@ import msgpack
 
 from protocol.constants import HASH_BYTES, METADATA_BYTES_MAX, MSGPACK_NESTING_MAX
 from protocol.disk.disk_layout import layout_of_untrusted
+from protocol.disk.partition_table import PARTITIONS_MAX
 from protocol.errors import ConfigurationError, ImageDamagedError, WireError
+from protocol.image.bad_ranges import BAD_RANGES_BYTES, BadRanges
+from protocol.image.provenance import Provenance
 from protocol.schema.binary_fields import Octets, UInt, uint
 
 
@@ -26,19 +29,54 @@ class LayoutMap:
         layout_of_untrusted(value)
 
 
-METADATA_FIELDS: Final[Mapping[str, UInt | Octets | LayoutMap]] = MappingProxyType(
-    {
-        "logical_sector_bytes": uint(
-            32, "logical sector size of the source disk; 512 for files", low=512, high=65536
-        ),
-        "layout": LayoutMap(
-            "partition table (`table`: none, mbr, gpt; `sector_bytes`; `partitions`; `boot_record_offsets`) or, "
-            "without one, the `filesystem` on the disk itself"
-        ),
-        "source_sha256": Octets(
-            HASH_BYTES, "SHA-256 of the whole source disk; only in images that keep every byte"
-        ),
-    }
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProvenanceMap:
+    """Kind of an origin in the form of :meth:`protocol.image.provenance.Provenance.to_metadata`."""
+
+    meaning: str
+
+    def check(self, _name: str, value: object) -> None:
+        """Raise :class:`ImageDamagedError` unless ``value`` is an origin."""
+        Provenance.from_metadata_untrusted(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BadRangesOctets:
+    """Kind of a list of unreadable ranges, as of :meth:`protocol.image.bad_ranges.BadRanges.encode`."""
+
+    meaning: str
+
+    def check(self, _name: str, value: object) -> None:
+        """Raise :class:`ImageDamagedError` unless ``value`` is such a list."""
+        BadRanges.decode_untrusted(value)
+
+
+METADATA_FIELDS: Final[Mapping[str, UInt | Octets | LayoutMap | ProvenanceMap | BadRangesOctets]] = (
+    MappingProxyType(
+        {
+            "logical_sector_bytes": uint(
+                32, "logical sector size of the source disk; 512 for files", low=512, high=65536
+            ),
+            "layout": LayoutMap(
+                "partition table (`table`: none, mbr, gpt; `sector_bytes`; `partitions`; `boot_record_offsets`) or, "
+                "without one, the `filesystem` on the disk itself"
+            ),
+            "source_sha256": Octets(
+                HASH_BYTES, "SHA-256 of the whole source disk; only in images that keep every byte"
+            ),
+            "bad_ranges": BadRangesOctets(
+                "unreadable ranges of the source disk, zero in the image; only with `--zero-bad-sectors`: u64 count of "
+                "ranges, u64 total bytes, then offset and length (u64 each) of the first 256; zero-padded"
+            ),
+            "seed_partition": uint(
+                8, "number of the partition that machine patches may change", low=1, high=PARTITIONS_MAX
+            ),
+            "provenance": ProvenanceMap(
+                "origin of an image that was converted: source `format`, its `checksums` (verified, none), `tool` and "
+                "`tool_version` that read it, optionally `details`; missing for raw disks"
+            ),
+        }
+    )
 )
 """Keys that this version knows and checks; readers ignore others, which later versions may add."""
 
@@ -113,7 +151,9 @@ def metadata_table() -> str:
                 value = f"{kind.low}..{kind.high}"
             case Octets():
                 value = f"{kind.bytes_exact} bytes"
-            case LayoutMap():
+            case BadRangesOctets():
+                value = f"{BAD_RANGES_BYTES} bytes"
+            case LayoutMap() | ProvenanceMap():
                 value = "map"
         rows.append(f"| `{name}` | {kind.meaning} | {value} |")
     return "\n".join(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import functools
@@ -142,7 +143,7 @@ class Manifest:
         full_count = self.block_count - 1
         ranges = [(rows.start, rows.stop) for rows in self._steps(full_count)]
         for start, stop in [*ranges, (full_count, self.block_count)]:
-            bad = _breaks_size_rules(
+            bad = breaks_size_rules(
                 self.kind[start:stop], self.stored_bytes[start:stop], self.raw_length(stop - 1)
             )
             if bad.any():
@@ -188,6 +189,23 @@ class Manifest:
         step = block // _OFFSET_STEP
         before = self.stored_bytes[step * _OFFSET_STEP : block].sum(dtype=np.int64)
         return int(self._step_offsets[step] + before)
+
+    def with_columns(
+        self,
+        *,
+        kind: NDArray[np.uint8],
+        stored_bytes: NDArray[np.uint32],
+        stored_hash: HashRows,
+        raw_hash: HashRows,
+    ) -> Manifest:
+        """Return this manifest with other columns, unchecked; ``data``, image id and the rest stay."""
+        other = copy.copy(self)
+        # Caches of values that follow from the columns; the image id follows from ``data``.
+        for cached in ("offsets", "_step_offsets"):
+            other.__dict__.pop(cached, None)
+        other.kind, other.stored_bytes = kind, stored_bytes
+        other.stored_hash, other.raw_hash = stored_hash, raw_hash
+        return other
 
     @property
     def payload_bytes(self) -> int:
@@ -259,7 +277,7 @@ class Manifest:
         }
 
 
-def _breaks_size_rules(
+def breaks_size_rules(
     kind: NDArray[np.uint8], stored_bytes: NDArray[np.uint32], raw_length: int
 ) -> NDArray[np.bool_]:
     """Return ``bool[n]``: the rows, all of blocks of ``raw_length``, with a stored size that their kind can't have."""

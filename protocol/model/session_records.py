@@ -114,6 +114,8 @@ class JoinGrant:
     receiver_count: int
     manifest_hashes: bytes = b""
     """Hashes of the manifest's blocks, if it is being cast and has few enough."""
+    patch_id: bytes | None = None
+    """The machine patch to fetch and to write with the image; None for the image alone."""
 
 
 class ReceiverState(enum.StrEnum):
@@ -162,3 +164,5 @@ class CompletionReport:
     seconds_receiving: float
     """Time from the first data datagram to the last verified block."""
     seconds_total: float
+    patch_id: bytes | None = None
+    """The machine patch that is on the target with the image; None for the image alone."""

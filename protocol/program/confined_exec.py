@@ -39,6 +39,8 @@ _MOUNT_ATTR_NOSUID: Final = 2
 _MOUNT_ATTR_NODEV: Final = 4
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_SET_SECCOMP: Final = 22
+_SECCOMP_MODE_FILTER: Final = 2
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _CAPABILITIES_MAX: Final = 64
 # The same numbers on all architectures but alpha (Linux 5.12 and 5.13).
@@ -49,11 +51,17 @@ _SYS_LANDLOCK_RESTRICT_SELF: Final = 446
 
 _LANDLOCK_VERSION_FLAG: Final = 1
 _LANDLOCK_PATH_BENEATH: Final = 1
+_LANDLOCK_EXECUTE: Final = 1 << 0
 _LANDLOCK_WRITE_FILE: Final = 1 << 1
+_LANDLOCK_READ_FILE: Final = 1 << 2
+_LANDLOCK_READ_DIR: Final = 1 << 3
 _LANDLOCK_CHANGES: Final = _LANDLOCK_WRITE_FILE | sum(1 << bit for bit in range(4, 13))
 """Writing, creating and removing files of every kind; reading and executing stay as the file modes allow."""
-_LANDLOCK_BY_VERSION: Final = ((2, 1 << 13), (3, 1 << 14))
+_LANDLOCK_TRUNCATE: Final = 1 << 14
+_LANDLOCK_BY_VERSION: Final = ((2, 1 << 13), (3, _LANDLOCK_TRUNCATE))
 """Moving to another directory, truncating."""
+_LANDLOCK_IOCTL_BY_VERSION: Final = (5, 1 << 15)
+"""Control of devices: for tools that read no device at all."""
 _LANDLOCK_NET_VERSION: Final = 4
 _LANDLOCK_SCOPE_VERSION: Final = 6
 
@@ -62,6 +70,11 @@ _CORE_BYTES: Final = 1
 tool would hold parts of the image."""
 _HIDDEN: Final = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  hidden from the tool, never used
 """Places of sockets and shared files: a read-only mount doesn't stop connecting to a socket."""
+_LIBRARIES: Final = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
+"""Files that every program reads before it does its work; they are the same on every installation."""
+_ELF_INTERPRETER: Final = 3
+_ELF_HEADERS_MAX: Final = 64
+"""Program headers of an ELF file; it has about 13."""
 _NULL: Final = os.makedev(1, 3)
 _URANDOM: Final = os.makedev(1, 9)
 
@@ -77,15 +90,22 @@ class _Settings:
         self.values: dict[str, str] = {}
         self.devices: list[tuple[str, int, bool]] = []
         self.files: list[str] = []
+        self.outputs: list[str] = []
+        self.reads: list[str] = []
         for argument in arguments[:split]:
             name, _, value = argument.partition("=")
             if name == "file":
                 self.files.append(value)
+            elif name == "output":
+                self.outputs.append(value)
+            elif name == "read":
+                self.reads.append(value)
             elif name == "device":
                 path, number, access = value.rsplit(":", 2)
                 self.devices.append((path, int(number), access == "rw"))
             else:
                 self.values[name] = value
+        self.reads_are_named = self.values.get("reads") == "named"
         self.is_required = self.values.get("required") == "1"
         self.has_private_mounts = self.values.get("mounts") == "private"
         self.user_id = int(self.values["user"]) if "user" in self.values else None
@@ -106,6 +126,8 @@ def _limit(values: dict[str, str]) -> None:
         resource.RLIMIT_CPU: int(values["cpu"]),
         resource.RLIMIT_NOFILE: int(values["files"]),
     }
+    if "processes" in values:
+        limits[resource.RLIMIT_NPROC] = int(values["processes"])
     if "written" in values:
         limits[resource.RLIMIT_FSIZE] = int(values["written"])
     for kind, value in limits.items():
@@ -197,18 +219,34 @@ def _drop_capabilities(settings: _Settings) -> None:
     _call("dropping capabilities", _libc.capset(ctypes.byref(header), ctypes.byref(data)))
 
 
-def _deny_changes(settings: _Settings) -> None:
-    """Deny changes of all files but the tool's devices by Landlock, where the kernel has it; it needs no privilege."""
-    version = _libc.syscall(
+def landlock_version() -> int:
+    """Return the version of Landlock in this kernel; below 1 if it has none or doesn't use it."""
+    version: int = _libc.syscall(
         ctypes.c_long(_SYS_LANDLOCK_CREATE_RULESET),
         None,
         ctypes.c_size_t(0),
         ctypes.c_uint(_LANDLOCK_VERSION_FLAG),
     )
+    return version
+
+
+def _restrict_files(settings: _Settings) -> None:
+    """Restrict files by Landlock, where the kernel has it; it needs no privilege.
+
+    Only the tool's devices and files can be changed, and if reads are named, only those files, libraries and the
+    program itself can be read.
+    """
+    version = landlock_version()
     if version < 1:
+        if settings.values.get("landlock") == "required":
+            raise OSError(errno.ENOSYS, "this kernel has no Landlock")
         return
-    changes = _LANDLOCK_CHANGES | sum(bit for since, bit in _LANDLOCK_BY_VERSION if version >= since)
-    values = [changes]
+    handled = _LANDLOCK_CHANGES | sum(bit for since, bit in _LANDLOCK_BY_VERSION if version >= since)
+    if settings.reads_are_named:
+        handled |= _LANDLOCK_EXECUTE | _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR
+        since, bit = _LANDLOCK_IOCTL_BY_VERSION
+        handled |= bit if version >= since else 0
+    values = [handled]
     if version >= _LANDLOCK_NET_VERSION:
         values.append(3)  # no TCP socket is bound or connected
     if version >= _LANDLOCK_SCOPE_VERSION:
@@ -220,9 +258,17 @@ def _deny_changes(settings: _Settings) -> None:
     )  # fmt: skip
     _call("creating Landlock rules", ruleset_fd)
     devices = [path for path, _, writable in settings.devices if writable]
-    for path in ("/dev/null", *devices, *settings.files):
+    fill = _LANDLOCK_WRITE_FILE | _LANDLOCK_TRUNCATE
+    rules = [(path, _LANDLOCK_WRITE_FILE) for path in ("/dev/null", *devices, *settings.files)]
+    rules += [(path, fill) for path in settings.outputs]
+    if settings.reads_are_named:
+        read = _LANDLOCK_READ_FILE
+        named = (*settings.reads, *settings.files, *settings.outputs, "/dev/null", "/dev/urandom")
+        rules += [(path, read) for path in (*named, *filter(os.path.exists, _LIBRARIES))]
+        rules += [(path, read | _LANDLOCK_EXECUTE) for path in _executed_files(settings.program)]
+    for path, access in rules:
         path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        rule = (_LANDLOCK_WRITE_FILE).to_bytes(8, sys.byteorder) + path_fd.to_bytes(4, sys.byteorder)
+        rule = (access & handled).to_bytes(8, sys.byteorder) + path_fd.to_bytes(4, sys.byteorder)
         result = _libc.syscall(
             ctypes.c_long(_SYS_LANDLOCK_ADD_RULE), ctypes.c_int(ruleset_fd), ctypes.c_int(_LANDLOCK_PATH_BENEATH),
             rule, ctypes.c_uint(0),
@@ -234,6 +280,34 @@ def _deny_changes(settings: _Settings) -> None:
         _libc.syscall(ctypes.c_long(_SYS_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset_fd), ctypes.c_uint(0)),
     )
     os.close(ruleset_fd)
+
+
+def _executed_files(program: str) -> list[str]:
+    """Return the files that the kernel executes to start ``program``: itself and the loader in its ELF header."""
+    with open(program, "rb") as file:  # noqa: PTH123
+        head = file.read(64)
+        if head[:5] != b"\x7fELF\x02":
+            return [program]
+        table_offset = int.from_bytes(head[32:40], sys.byteorder)
+        entry_bytes, entry_count = (int.from_bytes(head[at : at + 2], sys.byteorder) for at in (54, 56))
+        for index in range(min(entry_count, _ELF_HEADERS_MAX)):
+            file.seek(table_offset + index * entry_bytes)
+            entry = file.read(entry_bytes)
+            if int.from_bytes(entry[:4], sys.byteorder) == _ELF_INTERPRETER:
+                file.seek(int.from_bytes(entry[8:16], sys.byteorder))
+                name = file.read(int.from_bytes(entry[32:40], sys.byteorder))
+                return [program, name.rstrip(b"\0").decode()]
+    return [program]
+
+
+def _filter_system_calls(program: bytes) -> None:
+    """Apply a filter of :mod:`protocol.program.system_call_filter`."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    head = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(instructions))  # struct sock_fprog
+    _call(
+        "filtering system calls",
+        _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(head), 0, 0),
+    )
 
 
 def _confine(settings: _Settings) -> None:
@@ -249,7 +323,9 @@ def _confine(settings: _Settings) -> None:
     _drop_capabilities(settings)
     _call("no new privileges", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if settings.has_private_mounts:
-        _deny_changes(settings)
+        _restrict_files(settings)
+    if "filter" in settings.values:
+        _filter_system_calls(bytes.fromhex(settings.values["filter"]))
 
 
 def main(arguments: list[str]) -> NoReturn:

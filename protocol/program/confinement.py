@@ -1,12 +1,14 @@
 """Confinement of tools that read a filesystem or a partition table: least privilege, limits, an empty environment.
 
 The bytes that these tools parse come from an image, and the tools run as root on a machine that is imaged, or on an
-operator's: a flaw in a tool must not reach beyond the filesystem that it reads. Three profiles:
+operator's: a flaw in a tool must not reach beyond the filesystem that it reads. Four profiles:
 
 =================  ====================================================================================================
 parser             a user of its own without capabilities; everything but one device read-only; no network, no sockets
 kernel tool        mount, xfs_growfs, btrfs resize: the kernel reads the filesystem; root, but CAP_SYS_ADMIN only
 firmware tool      efibootmgr: root, with the capabilities that firmware variables need
+foreign parser     a reader of other programs' images, see :mod:`protocol.program.sandbox`: it opens no file but named
+                   ones, starts no process, and has no socket of any family
 =================  ====================================================================================================
 
 :mod:`protocol.program.confined_exec` applies them. Without root, a parser keeps the caller's user; Landlock (Linux
@@ -27,6 +29,7 @@ from typing import Final
 
 from protocol.constants import KIB, MIB
 from protocol.program import confined_exec
+from protocol.program.system_call_filter import build_filter
 
 CONFINED_USER_ID: Final = 65533
 """User and group of parsers: reserved by Debian's policy (9.2.2) and unused by systemd, so that no process of another
@@ -68,6 +71,8 @@ class Confinement:
     files: tuple[str, ...] = ()
     """Files that the tool opens for writing, if its user may, although it only reads them; paths may be those of
     inherited descriptors. Without a limit of :attr:`file_bytes_max` it could write them."""
+    outputs: tuple[str, ...] = ()
+    """Files that the tool fills; it may truncate them too."""
     user_id: int | None = CONFINED_USER_ID
     """User and group of the tool; None for the caller's."""
     capabilities: tuple[Capability, ...] = ()
@@ -75,6 +80,15 @@ class Confinement:
     """Own namespaces in which everything is read-only; False for tools that mount."""
     is_required: bool = True
     """False if the tool also runs where namespaces are forbidden, as in a container."""
+    reads: tuple[str, ...] | None = None
+    """Files that the tool may read besides its own program and the system's libraries; None for all that its user may.
+    With it, Landlock denies every other file, and a filter of system calls the rest."""
+    landlock_is_required: bool = False
+    """True if the tool must not run where the kernel has no Landlock."""
+    process_count_max: int | None = None
+    """Most threads of all processes of the tool's user; for a user that nobody else is."""
+    memory_bytes_max: int | None = None
+    """Most memory; None for :func:`memory_bytes_max`."""
     file_bytes_max: int | None = 0
     """Longest file that it may write; None for a tool that insists on no limit. A block device isn't a file."""
     sigpipe_ignored: bool = False
@@ -89,7 +103,7 @@ class Confinement:
             time_limit_s: bounds also the processor time: a tool may outlive the process that would stop it.
         """
         settings = [
-            f"memory={memory_bytes_max()}",
+            f"memory={self.memory_bytes_max or memory_bytes_max()}",
             f"cpu={math.ceil(max(1.0, time_limit_s)) * (os.cpu_count() or 1)}",
             f"files={OPEN_FILES_MAX}",
             f"required={int(self.is_required)}",
@@ -101,11 +115,18 @@ class Confinement:
                 for device in self.devices
             ),
             *(f"file={path}" for path in self.files),
+            *(f"output={path}" for path in self.outputs),
         ]
         if self.file_bytes_max is not None:
             settings.append(f"written={self.file_bytes_max}")
         if self.user_id is not None:
             settings.append(f"user={self.user_id}")
+        if self.process_count_max is not None:
+            settings.append(f"processes={self.process_count_max}")
+        if self.reads is not None:
+            settings += ["reads=named", *(f"read={path}" for path in self.reads)]
+            settings += [f"landlock={'required' if self.landlock_is_required else 'optional'}"]
+            settings += [f"filter={build_filter().hex()}"]
         return [sys.executable, "-I", "-S", confined_exec.__file__, *settings, "--", program, *argv]
 
 

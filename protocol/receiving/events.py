@@ -52,6 +52,19 @@ class SenderSilent:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class NotServed:
+    """The sender is heard, but for ``unserved_s`` seconds nothing that this receiver needs has arrived.
+
+    Attributes:
+        unserved_s: time for which the sender had the opportunity.
+        no_data: no data arrives at all; otherwise data arrives, and the NACKs are lost.
+    """
+
+    unserved_s: float
+    no_data: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RestartSuspected:
     """An ANNOUNCE of this cast isn't from the joined run: the sender has restarted, or somebody forges.
 
@@ -81,6 +94,7 @@ ReceiverEvent = (
     | ManifestRejected
     | CastEnded
     | SenderSilent
+    | NotServed
     | RestartSuspected
     | Demoted
     | Reinstated

@@ -67,6 +67,7 @@ class ObjectReception:
     Attributes:
         stage: ``uint8[block_count]`` of :class:`Stage`.
         pool_drop_count: symbols dropped without a free buffer.
+        useful_count: symbols of needed blocks that arrived.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class ObjectReception:
             if unscanned is not None:
                 self.stage[rows][unscanned[rows] & stored] = Stage.UNSCANNED
         self.pool_drop_count = 0
+        self.useful_count = 0
         self._k = source_symbols
         self._stored_bytes = stored_bytes
         self._tag_bytes = tag_bytes
@@ -140,6 +142,11 @@ class ObjectReception:
     def open_count(self) -> int:
         """Return the number of blocks with something to request, now or later: symbols or digests."""
         return self._missing_count + self._poisoned.waiting_count
+
+    @property
+    def waits_for_sender(self) -> bool:
+        """Return whether it needs symbols or digests that haven't arrived."""
+        return self.open_count > 0 or bool((self.stage == _WAITING).any())
 
     # -- symbols ----------------------------------------------------------------------------------------------
 
@@ -179,6 +186,7 @@ class ObjectReception:
         useful = (stage == _WAITING) | (stage == _MISSING) | ((stage == _UNSCANNED) & fresh)
         if not useful.all():
             headers, symbols = headers[useful], symbols[useful]
+        self.useful_count += headers.shape[0]
         runs = list(block_runs(headers))
         if (len(runs) - 1) * _RUN_SYMBOLS_MIN > headers.shape[0]:
             # Interleaved blocks: copying all rows once more costs a fifth of handling each stripe separately.

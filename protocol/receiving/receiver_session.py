@@ -11,25 +11,14 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.constants import (
-    ANNOUNCE_INTERVAL_S,
-    DATA_HEADER_BYTES,
-    NACK_DATAGRAMS_PER_ROUND_MAX,
-    NACK_RETRY_GRTT_COUNT,
-    NACK_RETRY_MIN_S,
-    NACK_RUNS_MAX,
-    POISONED_BLOCKS_MAX,
-    REPAIR_LATENCY_S,
-    RESTART_QUESTION_INTERVAL_S,
-)
-from protocol.errors import WireError
+from protocol.constants import DATA_HEADER_BYTES, REPAIR_LATENCY_S
 from protocol.image.manifest import Manifest
 from protocol.model.session_records import JoinGrant
 from protocol.receiving.arrival import ArrivalMeter
 from protocol.receiving.block_assembly import AssembledBlock, BufferPool
+from protocol.receiving.control_inbox import ControlInbox
 from protocol.receiving.events import (
     BlockAssembled,
-    BlockFetchDue,
     CastEnded,
     Demoted,
     Dropped,
@@ -37,45 +26,33 @@ from protocol.receiving.events import (
     ManifestRejected,
     ReceiverEvent,
     Reinstated,
-    RestartSuspected,
-    SenderSilent,
 )
+from protocol.receiving.group_timing import GroupTiming
 from protocol.receiving.manifest_reception import ManifestReception, ManifestStore, MemoryStore
+from protocol.receiving.nack_rounds import NackRounds
 from protocol.receiving.object_reception import ObjectReception
 from protocol.receiving.phases import PHASES, ReceptionPhase, ReceptionTrigger
+from protocol.receiving.poisoned_repair import PoisonedRepair
+from protocol.receiving.progress_watch import ProgressWatch
 from protocol.receiving.receiver_statistics import ReceiverStatistics
 from protocol.receiving.report_schedule import ReportSchedule
-from protocol.shared.feedback_timing import nack_backoff_s
+from protocol.receiving.report_writer import ReportWriter
+from protocol.receiving.sender_watch import SenderWatch
 from protocol.shared.sequence import FollowedSequence, LossCounter
 from protocol.trust.block_cipher import BlockCipher
 from protocol.trust.group_keys import derive_group_keys
-from protocol.trust.symbol_digests import SymbolDigests
 from protocol.wire.batch import HeaderFilter, header_view
 from protocol.wire.bitmap import bitmap_holds
-from protocol.wire.codec import foreign_version_untrusted
-from protocol.wire.control_codec import ControlVerifier, control_type_untrusted
+from protocol.wire.control_codec import ControlMessage
 from protocol.wire.feedback_codec import FeedbackMessage, encode_feedback
 from protocol.wire.messages import (
-    BOTTLENECKS,
     Announce,
     BlockDigests,
     CastObject,
     EndOfTransmission,
     Flush,
-    Nack,
-    Poisoned,
-    Report,
     Standing,
 )
-
-_SILENT_S = 3 * ANNOUNCE_INTERVAL_S
-"""Silence of the sender until a :class:`SenderSilent` event: three missed announcements."""
-
-_NOT_THIS_RUN = frozenset({"bad_tag", "bad_signature"})
-"""Reasons for rejecting the control messages of another run, and forged ones."""
-
-_ROUND_PAUSE_MIN_S = 0.005
-"""Shortest time between two NACK rounds: bounds the work at the smallest round-trip times."""
 
 
 class ReceiverSession:
@@ -106,11 +83,7 @@ class ReceiverSession:
         self.rejects: dict[str, int] = {}
         self.loss = LossCounter()
         self._position = FollowedSequence(grant.next_sequence & 0xFFFFFFFF)
-        self.grtt_s = grant.grtt_s
-        self.receiver_count = grant.receiver_count
         self.demoted = False
-        self.foreign_version: int | None = None
-        """Wire version of a program of another version that was heard on the group; None for none."""
         self._pool = BufferPool(
             pool_bytes=assembly_bytes,
             symbols_per_block_max=parameters.block_symbols_max,
@@ -122,13 +95,10 @@ class ReceiverSession:
         self._filter = HeaderFilter(
             cast_id=parameters.cast_id, tag_key=keys.data_tag, next_sequence=grant.next_sequence
         )
-        self._verifier = ControlVerifier(
-            cast_id=parameters.cast_id,
-            tag_key=keys.control_tag,
-            control_key=grant.control_key,
-            next_counter=grant.next_counter,
-        )
-        self._rng = rng
+        self._control = ControlInbox(grant, keys, self.rejects)
+        self._group = GroupTiming.at_join(grant, now)
+        self._rounds = NackRounds(self._group, self.statistics, rng)
+        self._poisoned = PoisonedRepair(self._pool, self._group, self.statistics)
         self._events: list[ReceiverEvent] = []
         self._image: ObjectReception | None = None
         self._manifest: ManifestReception | None = None
@@ -138,18 +108,25 @@ class ReceiverSession:
                 parameters, self._pool, store, self.cipher, grant.manifest_hashes
             )
         self._arrival = ArrivalMeter(DATA_HEADER_BYTES + parameters.symbol_bytes)
+        self._report_writer = ReportWriter(self._group, self.loss, self._arrival, self.statistics)
         self._counter = 0
-        self._suspect_after = now
-        self._echo_us = 0
-        self._echo_heard_at = now
-        self._heard_at = now
-        self._silence_reported_at = now
+        self._sender = SenderWatch(now)
+        self._progress = ProgressWatch(grant.next_sequence, now)
         self._reports = ReportSchedule(grant.report_interval_s, rng, now)
         self._dropped = False
-        self._round_at: float | None = None
         self._phase = ReceptionPhase.AWAITING_MANIFEST
 
     # -- state for the shell ----------------------------------------------------------------------------------
+
+    @property
+    def grtt_s(self) -> float:
+        """Return the group's round-trip time."""
+        return self._group.grtt_s
+
+    @property
+    def foreign_version(self) -> int | None:
+        """Return the wire version of another version's program that was heard on the group; None for none."""
+        return self._control.foreign_version
 
     @property
     def fill(self) -> float:
@@ -264,7 +241,7 @@ class ReceiverSession:
             if frames.shape[0] == 0:
                 return
         headers = header_view(frames)
-        self._note_heard(now)
+        self._sender.note_heard(now)
         self.statistics.frames_received_count += frames.shape[0]
         self.statistics.bytes_received += frames.size
         self._position.add(headers["sequence"])
@@ -279,14 +256,14 @@ class ReceiverSession:
         ):
             if reception is not None and rows.any():
                 self._receive_object(reception, frames, headers, rows, now)
-        self._reports.watch(self.fill, self._arrival.queue_delay_s, self.receiver_count, now)
+        self._reports.watch(self.fill, self._arrival.queue_delay_s, self._group.receiver_count, now)
 
     def _end_manifest_pass(self, now: float) -> None:
         """End the manifest's pass: image data follows the whole manifest, so its missing symbols need NACKs."""
         assert self._manifest is not None
         self._manifest.end_pass(self._position.next_sequence)
         self._manifest.reception.settle_losses(self._position.next_sequence)
-        self._schedule_round(now)
+        self._plan_round(now)
 
     def _receive_object(
         self,
@@ -315,8 +292,8 @@ class ReceiverSession:
         for block in assembled:
             self._take_assembled(block, now)
         if assembled and not any(item.open_count for item in self._receptions()):
-            self._round_at = None  # the next loss draws a back-off of its own
-        self._schedule_round(now)
+            self._rounds.cancel()
+        self._plan_round(now)
 
     def _take_assembled(self, block: AssembledBlock, now: float) -> None:
         if block.object == CastObject.MANIFEST:
@@ -343,24 +320,14 @@ class ReceiverSession:
 
     def receive_datagram_untrusted(self, datagram: bytes, now: float) -> None:
         """Process a datagram of any other size; a bad one is counted in ``rejects`` and dropped."""
-        try:
-            self._receive_control_untrusted(datagram, now)
-        except WireError as error:
-            self.rejects[error.reason] = self.rejects.get(error.reason, 0) + 1
-            if error.reason == "bad_version":
-                self.foreign_version = foreign_version_untrusted(datagram)
-            elif error.reason in _NOT_THIS_RUN and control_type_untrusted(datagram) is Announce:
-                self._suspect_restart(now)
+        message = self._control.open_untrusted(datagram)
+        if self._control.foreign_announcement:
+            self._events += self._sender.note_foreign_announcement(now)
+        if message is not None:
+            self._receive_control(message, now)
 
-    def _suspect_restart(self, now: float) -> None:
-        """Report an ANNOUNCE of this cast that another run made, or a forger."""
-        if now >= self._suspect_after:
-            self._suspect_after = now + RESTART_QUESTION_INTERVAL_S
-            self._events.append(RestartSuspected())
-
-    def _receive_control_untrusted(self, datagram: bytes, now: float) -> None:
-        message = self._verifier.decode_untrusted(datagram)
-        self._note_heard(now)
+    def _receive_control(self, message: ControlMessage, now: float) -> None:
+        self._sender.note_heard(now)
         if isinstance(message, EndOfTransmission):
             if self._advance(ReceptionTrigger.CAST_ENDED):
                 self._events.append(CastEnded(message.outcome, message.reason))
@@ -371,7 +338,7 @@ class ReceiverSession:
         elif isinstance(message, Flush):
             self._receive_flush(message, now)
         else:
-            self._take_group_state(message, now)
+            self._receive_announcement(message, now)
 
     def _receive_standing(self, standing: Standing, now: float) -> None:
         receiver_id = self.grant.receiver_id
@@ -379,38 +346,50 @@ class ReceiverSession:
         if demoted != self.demoted:
             self.demoted = demoted
             self._events.append(Demoted() if demoted else Reinstated())
-            self._schedule_round(now)
+            self._plan_round(now)
         if bitmap_holds(standing.dropped, receiver_id) and not self._dropped:
             self._dropped = True
             self._events.append(Dropped())
 
     def _receive_digests(self, message: BlockDigests, now: float) -> None:
-        digests = SymbolDigests(message.salt, message.digests)
         for reception in self._receptions():
-            if reception.object_index == message.object:
-                reception.receive_digests(message.block, digests, now)
-        self._schedule_round(now)
+            self._poisoned.receive_digests(reception, message, now)
+        self._plan_round(now)
+
+    def _receive_announcement(self, announce: Announce, now: float) -> None:
+        """Take the state of the group; during a standstill NACKs are repeated less often."""
+        self._group.standstill = self._progress.standstill(announce, now)
+        self._take_group_state(announce, now)
 
     def _receive_flush(self, flush: Flush, now: float) -> None:
+        self._group.standstill = False
         self._take_group_state(flush, now)
-        self.loss.advance(flush.next_sequence & 0xFFFFFFFF)
-        self._position.advance(flush.next_sequence & 0xFFFFFFFF)
+        self._note_sent(flush.next_sequence & 0xFFFFFFFF)
         for reception in self._receptions():
             if reception.object_index <= flush.object:
                 reception.flush()
-        self._schedule_round(now)
+        self._plan_round(now)
+
+    def _note_sent(self, next_sequence: int) -> None:
+        """Note that everything before a number was sent."""
+        self.loss.advance(next_sequence)
+        self._position.advance(next_sequence)
 
     def _take_group_state(self, message: Announce | Flush, now: float) -> None:
+        receptions = self._receptions()
+        # A hanging disk may hold all buffers, without which no NACK is sent.
+        busy = self.backlog > 0
+        self._events += self._progress.note(
+            message,
+            frames_received_count=self.statistics.frames_received_count,
+            useful_count=sum(reception.useful_count for reception in receptions),
+            waiting=not busy
+            and any(item.waits_for_sender and not self._waits_for_tail(item) for item in receptions),
+            now=now,
+        )
         self._filter.note_signed(message.next_sequence)
-        self._echo_us = message.sent_at_us
-        self._echo_heard_at = now
-        self.grtt_s = message.grtt_us / 1e6
-        self.receiver_count = message.receiver_count
+        self._group.take(message, now)
         self._reports.interval_s = message.report_interval_ms / 1e3
-
-    def _note_heard(self, now: float) -> None:
-        self._heard_at = now
-        self._silence_reported_at = now
 
     # -- results of the scan ----------------------------------------------------------------------------------
 
@@ -452,7 +431,7 @@ class ReceiverSession:
         assert self._image is not None
         self.statistics.blocks_rejected_count += 1
         self._image.mark_rejected(block)
-        self._schedule_round(now)
+        self._plan_round(now)
 
     def block_poisoned(self, assembled: AssembledBlock, now: float) -> None:
         """Note that an image block decodes to wrong bytes, and take its buffer: the sender tells its forged symbols."""
@@ -462,139 +441,77 @@ class ReceiverSession:
     def block_fetched(self, block: int, cast_bytes: memoryview) -> None:
         """Take an image block, as cast, that the control API served."""
         assert self._image is not None
-        assembled = self._image.take_fetched(block)
+        assembled = self._poisoned.take_fetched(self._image, block, cast_bytes)
         if assembled is not None:
-            assembled.fill(cast_bytes)
-            self.statistics.blocks_fetched_count += 1
             self._events.append(BlockAssembled(assembled))
 
     def block_unfetchable(self, block: int, now: float) -> None:
         """Note that the control API refuses an image block: NACK all of it again."""
         assert self._image is not None
-        assembled = self._image.take_fetched(block)
-        if assembled is not None:
-            self.release(assembled)
-            self._image.mark_rejected(block)
-            self._schedule_round(now)
+        self._poisoned.give_up_fetch(self._image, block)
+        self._plan_round(now)
 
     def _note_poisoned(self, reception: ObjectReception, assembled: AssembledBlock, now: float) -> None:
-        self.statistics.blocks_rejected_count += 1
-        if self.demoted and reception.object_index == CastObject.IMAGE:
-            self.release(
-                assembled
-            )  # its turn comes in the tail, and the buffer serves other blocks until then
-            reception.mark_rejected(assembled.block)
+        if self._waits_for_tail(reception):
+            self._poisoned.discard(reception, assembled)
         else:
-            reception.mark_poisoned(assembled, now)
-        self._schedule_round(now)
+            self._poisoned.note(reception, assembled, now)
+        self._plan_round(now)
 
     # -- sending ----------------------------------------------------------------------------------------------
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """Return the NACKs and REPORTs that are due, for the sender's feedback port."""
         datagrams = []
-        if now >= self._silence_reported_at + _SILENT_S:
-            self._silence_reported_at = now
-            self._events.append(SenderSilent(now - self._heard_at))
-        if self._round_at is not None and now >= self._round_at:
-            self._round_at = None
+        self._events += self._sender.silence(now)
+        if self._rounds.take_due(now):
             for reception in self._receptions():
-                datagrams.extend(self._nack_round(reception, now))
-                datagrams.extend(self._poisoned_round(reception, now))
-            self._schedule_round(now)
+                datagrams += [self._encode(request) for request in self._requests(reception, now)]
+            self._plan_round(now)
         if self._reports.take_due(now):
             datagrams.append(self.report(now))
         return datagrams
 
     def next_timer(self) -> float:
         """Return the time of the next call of :meth:`datagrams_to_send`, absolute monotonic seconds."""
-        times = [self._reports.due_at, self._silence_reported_at + _SILENT_S]
-        if self._round_at is not None:
-            times.append(self._round_at)
-        return min(times)
+        return min(self._reports.due_at, self._sender.silence_due_at, self._rounds.due_at)
 
     def report(self, now: float) -> bytes:
         """Return a REPORT of the current state."""
-        statistics = self.statistics
-        queue_delay_s = self._arrival.queue_delay_s
-        self._reports.note_reported(self.fill, queue_delay_s, now)
-        recent_expected_count, recent_received_count = self._arrival.recent_counts
-        pool_is_fuller = self.backlog >= statistics.socket_fill
-        received_count = min(self.loss.received_count, self.loss.expected_count)
+        self._reports.note_reported(self.fill, self._arrival.queue_delay_s, now)
         return self._encode(
-            Report(
-                echo_us=self._echo_us,
-                echo_delay_us=min(int((now - self._echo_heard_at) * 1e6), (1 << 32) - 1),
-                expected_count=self.loss.expected_count,
-                received_count=received_count,
-                loss_event_count=self.loss.loss_event_count,
-                recent_expected_count=recent_expected_count,
-                recent_received_count=recent_received_count,
-                arriving_bytes_per_s=int(self._arrival.rate_bytes_per_s(now)),
-                queue_delay_us=int(queue_delay_s * 1e6),
-                socket_drop_count=statistics.socket_drop_count,
+            self._report_writer.write(
+                backlog=self.backlog,
+                pool_bytes=self._pool.size_bytes,
                 pool_drop_count=self.pool_drop_count,
-                fill_permille=min(1000, int(self.fill * 1000)),
-                buffer_bytes=self._pool.size_bytes if pool_is_fuller else statistics.socket_buffer_bytes,
-                bottleneck=BOTTLENECKS.index(statistics.bottleneck),
-                blocks_verified_count=statistics.blocks_verified_count,
-                blocks_needed_count=self.needed_count,
-                bytes_written=statistics.bytes_written,
-                nacks_sent_count=statistics.nacks_sent_count,
-                parity_repaired_count=statistics.blocks_repaired_by_parity_count,
+                needed_count=self.needed_count,
+                now=now,
             )
         )
 
-    def _nack_round(self, reception: ObjectReception, now: float) -> list[bytes]:
-        if self.demoted and reception.object_index == CastObject.IMAGE:
-            return []
-        blocks_max = NACK_RUNS_MAX * NACK_DATAGRAMS_PER_ROUND_MAX
-        retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
-        due = reception.take_due_nacks(blocks_max, retry_at=now + retry_s, now=now)
-        if not due:
-            return []
-        rows = _as_runs(due)
-        datagrams = []
-        for start in range(0, len(rows), NACK_RUNS_MAX):
-            nack = Nack(
-                object=reception.object_index,
-                sequence=self._position.next_sequence,
-                deficits=tuple(rows[start : start + NACK_RUNS_MAX]),
-            )
-            datagrams.append(self._encode(nack))
-        self.statistics.nacks_sent_count += len(datagrams)
-        self.statistics.nacked_symbol_count += sum(deficit for _, deficit in due)
-        return datagrams
+    def _requests(self, reception: ObjectReception, now: float) -> list[FeedbackMessage]:
+        """Return the NACKs and the requests for digests of an object; start the fetches of blocks beyond help."""
+        nacks = (
+            []
+            if self._waits_for_tail(reception)
+            else self._rounds.nacks(reception, self._position.next_sequence, now)
+        )
+        fetches = self._poisoned.start_fetches(reception, now)
+        if fetches and reception.object_index == CastObject.MANIFEST:
+            reception.release_all()
+            self._events.append(ManifestRejected())
+            self._manifest = None
+            return [*nacks]
+        self._events += fetches
+        return [*nacks, *self._poisoned.requests(reception, now)]
 
-    def _poisoned_round(self, reception: ObjectReception, now: float) -> list[bytes]:
-        """Request digests of poisoned blocks; start to fetch those for which that didn't help."""
-        retry_s = max(NACK_RETRY_MIN_S, NACK_RETRY_GRTT_COUNT * self.grtt_s)
-        for assembled in reception.start_fetches(now):
-            if reception.object_index == CastObject.MANIFEST:
-                reception.release_all()
-                self._events.append(ManifestRejected())
-                self._manifest = None
-                return []
-            self._events.append(BlockFetchDue(assembled.block, assembled.cast_bytes))
-        due = reception.take_due_digest_requests(POISONED_BLOCKS_MAX, retry_s=retry_s, now=now)
-        if not due:
-            return []
-        return [
-            self._encode(
-                Poisoned(
-                    object=reception.object_index,
-                    blocks=tuple((block,) for block in due),
-                )
-            )
-        ]
+    def _plan_round(self, now: float) -> None:
+        if not (self.demoted and self._manifest is None):
+            self._rounds.plan(self._receptions(), now)
 
-    def _schedule_round(self, now: float) -> None:
-        """Plan a NACK round after a random back-off, unless one is planned already."""
-        if self.demoted and self._manifest is None:
-            return  # its turn comes in the tail
-        if self._round_at is None and any(reception.open_count for reception in self._receptions()):
-            backoff_s = nack_backoff_s(self._rng, self.grtt_s, self.receiver_count)
-            self._round_at = now + max(_ROUND_PAUSE_MIN_S, backoff_s)
+    def _waits_for_tail(self, reception: ObjectReception) -> bool:
+        """Return whether the sender serves this object only in the tail of the cast."""
+        return self.demoted and reception.object_index == CastObject.IMAGE
 
     def _receptions(self) -> list[ObjectReception]:
         receptions = []
@@ -613,15 +530,3 @@ class ReceiverSession:
             counter=self._counter,
             key=self.grant.key,
         )
-
-
-def _as_runs(due: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Return ``(first block, count, deficit)`` of consecutive blocks with the same deficit."""
-    rows: list[tuple[int, int, int]] = []
-    for block, deficit in due:
-        if rows and rows[-1][0] + rows[-1][1] == block and rows[-1][2] == deficit:
-            first, count, _ = rows[-1]
-            rows[-1] = (first, count + 1, deficit)
-        else:
-            rows.append((block, 1, deficit))
-    return rows

@@ -1,4 +1,4 @@
-"""Start conditions of a cast: required receivers and time limit."""
+"""Start conditions of a cast, required receivers and time limit, and the wait for late ones at its end."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class Gathering:
         self._absent_count = 0
         self._expected_count = 0
         self._enough_at: float | None = None
+        self._late_count = 0
+        self._left_alone_at: float | None = None
 
     def start_now(self) -> None:
         """Wait only for the first receiver from now on."""
@@ -46,6 +48,22 @@ class Gathering:
     def expect_more(self, count: int) -> None:
         """Wait for ``count`` receivers besides those that have joined: they are about to join."""
         self._expected_count = count
+
+    def expect_late(self, count: int) -> None:
+        """Don't be over before ``count`` receivers that are about to join have joined, within ``EXPECTED_WAIT_S``."""
+        self._late_count = count
+
+    def over(self, now: float) -> bool:
+        """Return whether every receiver of a started cast has ended, and none is about to join.
+
+        A receiver that comes to a cast which is nearly over would otherwise find it ended between two requests.
+        """
+        if self._roster.active_count:
+            self._left_alone_at = None
+            return False
+        if self._left_alone_at is None:
+            self._left_alone_at = now
+        return not self._late_count or now - self._left_alone_at >= EXPECTED_WAIT_S
 
     def check(self, now: float) -> Attendance:
         """Check whether enough receivers have joined, and hold the manifest or had time to receive it."""

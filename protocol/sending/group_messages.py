@@ -16,7 +16,7 @@ from protocol.constants import (
 )
 from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import CastParameters
-from protocol.sending.grtt import Echoes
+from protocol.sending.feedback.grtt import Echoes
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.wire.control_codec import ControlMessage, ControlSigner
 from protocol.wire.messages import Announce, BlockDigests, CastObject, EndOfTransmission, Flush, Standing

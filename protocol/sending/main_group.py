@@ -13,6 +13,7 @@ import math
 from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from protocol.model.session_records import ReceiverState
 from protocol.sending.events import (
+    MainGroupFinished,
     ReceiverDemoted,
     ReceiverDropped,
     ReceiverRecovered,
@@ -24,6 +25,7 @@ from protocol.sending.rate.rate_control import RateController
 from protocol.sending.rate.stragglers import SLOW_FOR_A_MOMENT_S, StragglerChange, StragglerWatch, Verdict
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
+from protocol.sending.sender_statistics import SenderStatistics
 from protocol.sending.transitions import ReceiverTrigger
 from protocol.shared.units import format_rate
 from protocol.wire.bitmap import bitmap_of
@@ -36,10 +38,18 @@ _JUDGE_S_PER_RECEIVER = 1e-4
 class MainGroup:
     """The straggler policy of a cast, applied to the roster's records and the rate control."""
 
-    def __init__(self, policy: CastPolicy, roster: Roster, rate_control: RateController, now: float) -> None:
+    def __init__(
+        self,
+        policy: CastPolicy,
+        roster: Roster,
+        rate_control: RateController,
+        statistics: SenderStatistics,
+        now: float,
+    ) -> None:
         self._drops = policy.slow_policy is SlowPolicy.DROP
         self._roster = roster
         self._rate_control = rate_control
+        self._statistics = statistics
         self._watch = StragglerWatch(policy.slow_policy, policy.slow_below, policy.slow_for_s)
         self._judged_at = now
 
@@ -111,14 +121,24 @@ class MainGroup:
     def start_tail(self, now: float) -> list[SenderEvent]:
         """Serve the remaining stragglers, or drop them if that is the policy."""
         left = list(self._roster.active)
+        events = self._finish(len(left), now)
         if self._drops:
-            return [self._drop(record, now) for record in left]
+            return events + [self._drop(record, now) for record in left]
         for record in left:
             record.demoted = True
             record.deferred = False
             record.slow_since = None
         self._watch.reset()
-        return self.judge(now, at_once=True)
+        return events + self.judge(now, at_once=True)
+
+    def _finish(self, left_count: int, now: float) -> list[SenderEvent]:
+        """Note that the main group has finished, the first time."""
+        if self._statistics.main_finished_at is not None:
+            return []
+        assert self._statistics.started_at is not None
+        self._statistics.main_finished_at = now
+        complete_count = sum(r.state is ReceiverState.COMPLETE for r in self._roster.records.values())
+        return [MainGroupFinished(complete_count, left_count, now - self._statistics.started_at)]
 
     def standing(self, now: float) -> Standing:
         """Return the receivers whose repairs wait and those that the cast has dropped."""

@@ -8,7 +8,7 @@ import math
 from protocol.constants import FEEDBACK_BURST, FEEDBACK_PER_S_MAX, REPAIR_SHARE_MAX
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CompletionReport, MachineIdentity, ReceiverId, ReceiverState
-from protocol.sending.poisoned_reports import MemberLimits
+from protocol.sending.member_limits import MemberLimits
 from protocol.sending.rate.rate_sample import RateSample
 from protocol.sending.rate.work_rates import WorkRates
 from protocol.sending.replay_window import ReplayWindow
@@ -44,6 +44,7 @@ class ReceiverRecord:
         nacked_symbol_count: symbols that it requested.
         feedback_allowance: datagrams that it may send.
         repair_allowance_s: seconds of the cast's rate that its repairs may take.
+        unserved_s: time since its last progress in which the cast served its receivers.
     """
 
     receiver_id: ReceiverId
@@ -85,6 +86,7 @@ class ReceiverRecord:
     demoted: bool = False
     deferred: bool = False
     fill: float = 0.0
+    unserved_s: float = 0.0
     rtt_s: float = 0.0
     work: WorkRates = dataclasses.field(default_factory=WorkRates)
     bottleneck: Cause = Cause.NETWORK
@@ -104,6 +106,11 @@ class ReceiverRecord:
         if self.needed_count is None or not self.needed_at_join_count:
             return 0.0
         return 1.0 - min(1.0, self.needed_count / self.needed_at_join_count)
+
+    @property
+    def repairable(self) -> bool:
+        """Return whether its NACKs of image blocks are answered now."""
+        return self.ready and self.slow_since is None and not self.deferred
 
     @property
     def rate_bytes_per_s(self) -> float:
@@ -159,6 +166,8 @@ class ReceiverRecord:
             written_bytes_per_s=self.work.written_bytes_per_s * frame_bytes_per_raw,
             cause=BOTTLENECKS[report.bottleneck],
         )
+        if (report.received_count, report.bytes_written) != (self.received_count, self.bytes_written):
+            self.unserved_s = 0.0
         self.queue_delay_s = sample.queue_delay_s
         self.reported_at = now
         self.expected_count = report.expected_count
@@ -172,6 +181,8 @@ class ReceiverRecord:
         self.fill = sample.fill
         self.bottleneck = sample.cause
         if self.ready:
+            if report.blocks_verified_count != self.verified_count:
+                self.unserved_s = 0.0
             self.needed_count = report.blocks_needed_count
             self.verified_count = report.blocks_verified_count
             self.needed_at_join_count = max(self.needed_at_join_count, self.needed_count)

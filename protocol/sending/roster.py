@@ -69,6 +69,7 @@ class Roster:
         record.key = self._secrets(RECEIVER_KEY_BYTES)
         self.advance(record, ReceiverTrigger.JOINED)
         record.heard_at = now
+        record.unserved_s = 0.0
         record.ready = False
         record.finished_at = None
         record.error = ""

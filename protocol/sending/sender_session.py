@@ -12,7 +12,6 @@ multicasts the control datagrams that are due, and passes in feedback and the co
 
 from __future__ import annotations
 
-import hmac
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -22,14 +21,10 @@ from numpy.typing import NDArray
 
 from protocol.constants import (
     DATA_HEADER_BYTES,
-    GRTT_MAX_S,
-    REPORTS_PER_TIMEOUT,
     SOURCE_SYMBOLS_MAX,
-    SYMBOLS_MAX,
 )
-from protocol.errors import JoinRefusedError, WireError
+from protocol.errors import JoinRefusedError
 from protocol.image.manifest import Manifest
-from protocol.image.manifest_object import manifest_hashes, manifest_source_symbols
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.cast_state import CastState, SessionOutcome
@@ -39,14 +34,12 @@ from protocol.model.session_records import (
     JoinGrant,
     JoinRequest,
     ReceiverId,
-    ReceiverState,
 )
-from protocol.sending.demand import Demand, SegmentList
+from protocol.sending.cast_bottleneck import CastBottleneck
 from protocol.sending.events import (
     CastFinished,
     CastingStarted,
     GatheringTimedOut,
-    MainGroupFinished,
     ReceiverCompleted,
     ReceiverFailed,
     ReceiverJoined,
@@ -54,33 +47,30 @@ from protocol.sending.events import (
     ReceiverReturned,
     SenderEvent,
 )
+from protocol.sending.feedback.feedback_inbox import FeedbackInbox
+from protocol.sending.feedback.grtt import GrttEstimator
+from protocol.sending.feedback.liveness import Liveness
+from protocol.sending.feedback.poisoned_reports import PoisonedReports
+from protocol.sending.feedback.repair_requests import RepairRequests
+from protocol.sending.feedback.report_intake import ReportIntake, frame_bytes_per_raw
 from protocol.sending.gathering import Attendance, Gathering
 from protocol.sending.group_messages import GroupMessages, GroupState, Sweep
-from protocol.sending.grtt import GrttEstimator
+from protocol.sending.join_grants import JoinGrants
 from protocol.sending.main_group import MainGroup
-from protocol.sending.poisoned_reports import PoisonedReports
+from protocol.sending.planner import Planner
 from protocol.sending.rate.parity import ParityPlanner
 from protocol.sending.rate.rate_control import RateController
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.roster import Roster
-from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_run import SenderRun
 from protocol.sending.sender_statistics import SenderStatistics
 from protocol.sending.transitions import CAST_TRANSITIONS, CastTrigger, ReceiverTrigger
-from protocol.sending.transmission_meter import TransmissionMeter
+from protocol.sending.transmission.cast_demand import CastDemand
+from protocol.sending.transmission.send_plan import SendPlan
+from protocol.sending.transmission.transmission_meter import TransmissionMeter
 from protocol.shared.feedback_timing import report_interval_s
 from protocol.trust.group_keys import GroupKeys
-from protocol.wire.codec import foreign_version_untrusted
-from protocol.wire.feedback_codec import (
-    check_feedback_mac,
-    feedback_body_untrusted,
-    feedback_source_untrusted,
-)
-from protocol.wire.messages import BlockDigests, CastObject, Nack, Poisoned, Report
-
-_IDLE_REPAIRS_S = 0.25
-"""Repairs that one NACK may request when nothing else waits: short for those that come after it, long enough that one
-receiver alone uses the rate."""
+from protocol.wire.messages import BlockDigests, Nack, Poisoned, Report
 
 _TIMER_S = 0.1
 """Interval of the checks for timeouts, stragglers, loss and bottleneck."""
@@ -115,15 +105,10 @@ class SenderSession:
         self.outcome = SessionOutcome.COMPLETE
         self.reason = ""
         self.paused = False
-        self.bottleneck_seconds: dict[Bottleneck, float] = {}
-        self.rejects: dict[str, int] = {}
-        self.foreign_version: int | None = None
-        """Wire version of feedback of another version than this program's; None for none."""
         self.statistics = SenderStatistics()
-        source_symbols = manifest.source_symbols(parameters.symbol_bytes, parameters.tag_bytes)
-        self._manifest_hashes = manifest_hashes(parameters, manifest.data)
-        self.manifest_demand = Demand(CastObject.MANIFEST, manifest_source_symbols(parameters))
-        self.image_demand = Demand(CastObject.IMAGE, source_symbols)
+        self._demand = CastDemand.of(parameters, manifest)
+        self.manifest_demand = self._demand.manifest
+        self.image_demand = self._demand.image
         self.rate_control = RateController(
             fixed_bytes_per_s=policy.rate_bytes_per_s,
             maximum_bytes_per_s=policy.rate_max_bytes_per_s,
@@ -132,22 +117,32 @@ class SenderSession:
             now=now,
         )
         self._run = SenderRun(parameters, secrets)
-        self._poisoned = PoisonedReports(secrets)
+        self._poisoned = PoisonedReports(self._demand, parameters.symbol_bytes, secrets)
         self._roster = Roster(secrets)
-        self._gathering = Gathering(policy, self._roster, now)
-        self._main_group = MainGroup(policy, self._roster, self.rate_control, now)
+        self._liveness = Liveness(self._roster, policy.receiver_timeout_s)
+        self._inbox = FeedbackInbox(parameters.cast_id, self._roster)
+        self.gathering = Gathering(policy, self._roster, now)
+        """The wait for receivers, which the operator may end."""
+        self._main_group = MainGroup(policy, self._roster, self.rate_control, self.statistics, now)
         self._parity = ParityPlanner()
         self._frame_bytes = DATA_HEADER_BYTES + parameters.symbol_bytes
-        # Zero blocks are neither sent nor among the bytes that receivers report as written.
-        stored_count = int(np.count_nonzero(source_symbols))
-        written_bytes = min(stored_count * parameters.block_bytes, parameters.raw_bytes)
-        symbol_count = int(source_symbols.sum(dtype=np.int64))
-        self._frame_bytes_per_raw = symbol_count * self._frame_bytes / max(1, written_bytes)
+        self._repair_requests = RepairRequests(self._demand, self.statistics, self._frame_bytes)
         self._grtt = GrttEstimator()
+        self._grants = JoinGrants(parameters, manifest, self._run, self._roster, self._grtt)
         self._events: list[SenderEvent] = []
-        self._sequence = rng.getrandbits(32)
-        self._transmission = TransmissionMeter(self._sequence, now)
+        first_sequence = rng.getrandbits(32)
+        self._planner = Planner(self._demand, self._parity, self._poisoned, self._run, first_sequence)
+        self._transmission = TransmissionMeter(first_sequence, now)
+        self._bottleneck = CastBottleneck(self._demand, self._transmission, self.rate_control, self._roster)
         self._messages = GroupMessages(parameters, self._run.signer, self.statistics, now)
+        source_symbols = manifest.source_symbols(parameters.symbol_bytes, parameters.tag_bytes)
+        self._reports = ReportIntake(
+            self.rate_control,
+            self._grtt,
+            self._messages.echoes,
+            frame_bytes=self._frame_bytes,
+            frame_bytes_per_raw=frame_bytes_per_raw(source_symbols, parameters, self._frame_bytes),
+        )
         self._timeouts_at = now + _TIMER_S
 
     # -- state for the shell ----------------------------------------------------------------------------------
@@ -188,6 +183,16 @@ class SenderSession:
         return self._roster.active_count
 
     @property
+    def rejects(self) -> dict[str, int]:
+        """Return the rejected feedback datagrams by reason."""
+        return self._inbox.rejects
+
+    @property
+    def foreign_version(self) -> int | None:
+        """Return the wire version of feedback of another version than this program's; None for none."""
+        return self._inbox.foreign_version
+
+    @property
     def parity(self) -> float:
         """Return the proactive repair symbols per source symbol of a full block."""
         k = self.parameters.block_symbols_max
@@ -203,12 +208,12 @@ class SenderSession:
         """Return the current bottleneck."""
         if self.state is not CastState.CASTING or self.paused:
             return NO_BOTTLENECK
-        if self.image_demand.idle and not self._transmission.read_stalled:
-            return self._receiver_bottleneck()
-        starved_by = self._transmission.starved_by(self.rate_bytes_per_s)
-        if starved_by is not None:
-            return Bottleneck(starved_by)
-        return self.rate_control.bottleneck
+        return self._bottleneck.current
+
+    @property
+    def bottleneck_seconds(self) -> dict[Bottleneck, float]:
+        """Return the duration of each bottleneck so far."""
+        return self._bottleneck.seconds
 
     @property
     def held_by_ceiling(self) -> bool:
@@ -220,14 +225,6 @@ class SenderSession:
         if self.state is not CastState.CASTING or self.paused or self.image_demand.idle:
             return 0.0
         return now - max(self._transmission.transmitted_at, self.statistics.started_at or now)
-
-    def _receiver_bottleneck(self) -> Bottleneck:
-        """Return the bottleneck with nothing to send: the receiver with the fullest buffers."""
-        busy = [record for record in self._roster.active if record.bottleneck != Cause.NETWORK]
-        if not busy:
-            return NO_BOTTLENECK
-        fullest = max(busy, key=lambda record: record.fill)
-        return Bottleneck(Cause(fullest.bottleneck), fullest.receiver_id)
 
     def next_events(self) -> list[SenderEvent]:
         """Return the events since the last call."""
@@ -252,7 +249,7 @@ class SenderSession:
         """
         if self.state is CastState.ENDED:
             raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
-        self._check_need(request.need)
+        self._grants.check_need(request.need)
         record, rejoined = self._roster.admit(request, now, address_count_max)
         if rejoined:
             self._main_group.forget(record)
@@ -265,19 +262,11 @@ class SenderSession:
             self.manifest_demand.want(None)
         if request.has_manifest:
             self.set_need(record.receiver_id, request.need, now)
-        return JoinGrant(
-            parameters=self.parameters,
-            receiver_id=record.receiver_id,
-            key=record.key,
-            run_secret=self._run.keys.secret,
-            control_key=self._run.control_key,
-            next_sequence=self._transmission.next_sequence,
-            next_counter=self._run.signer.next_counter,
+        return self._grants.grant(
+            record,
             manifest_by_multicast=by_multicast,
+            next_sequence=self._transmission.next_sequence,
             report_interval_s=self._report_interval_s,
-            grtt_s=self.grtt_s,
-            receiver_count=self.active_count,
-            manifest_hashes=self._manifest_hashes if by_multicast else b"",
         )
 
     def set_need(
@@ -301,20 +290,19 @@ class SenderSession:
         Raises:
             JoinRefusedError: the bitmap doesn't fit the image.
         """
-        self._check_need(need)
+        self._grants.check_need(need)
         record = self.receivers[receiver_id]
         record.heard_at = now
         if not self._roster.advance(record, ReceiverTrigger.NEED_REPORTED):
             return  # it is no longer served
         record.ready = True
+        record.unserved_s = 0.0
         if self.state is not CastState.ENDED:
             self.image_demand.want(need, heard_sequence)
 
     def check_key(self, receiver_id: ReceiverId, key: bytes) -> None:
         """Raise :class:`JoinRefusedError` unless ``key`` is that receiver's."""
-        record = self.receivers.get(receiver_id)
-        if record is None or not hmac.compare_digest(record.key, key):
-            raise JoinRefusedError("unknown receiver or wrong key: join the cast again")
+        self._grants.check_key(receiver_id, key)
 
     def complete(self, receiver_id: ReceiverId, report: CompletionReport, now: float) -> None:
         """Record a receiver's completion report, of success or failure."""
@@ -333,18 +321,6 @@ class SenderSession:
         self._serve_remaining(now)
 
     # -- the operator -----------------------------------------------------------------------------------------
-
-    def start_casting(self) -> None:
-        """Wait for no more receivers: send image data as soon as one has joined."""
-        self._gathering.start_now()
-
-    def stop_waiting_for(self, count: int) -> None:
-        """Wait for ``count`` receivers fewer, for machines that failed before they joined."""
-        self._gathering.stop_waiting_for(count)
-
-    def expect_more(self, count: int) -> None:
-        """Wait for ``count`` receivers besides those that have joined, within the policy's time limit."""
-        self._gathering.expect_more(count)
 
     def pause(self) -> None:
         """Send no more data until :meth:`resume`. Announcements continue, and receivers keep their blocks."""
@@ -367,8 +343,7 @@ class SenderSession:
         self.reason = reason
         self.statistics.ended_at = now
         self._poisoned.withdraw()
-        self.manifest_demand.withdraw()
-        self.image_demand.withdraw()
+        self._demand.withdraw()
         self._messages.send_end(outcome, reason, now)
         self._events.append(CastFinished(outcome, reason))
 
@@ -376,27 +351,10 @@ class SenderSession:
 
     def receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
         """Process a datagram from the feedback port; a bad one is counted in ``rejects`` and dropped."""
-        try:
-            self._receive_feedback_untrusted(datagram, now)
-        except WireError as error:
-            self.rejects[error.reason] = self.rejects.get(error.reason, 0) + 1
-            if error.reason == "bad_version":
-                self.foreign_version = foreign_version_untrusted(datagram)
-
-    def _receive_feedback_untrusted(self, datagram: bytes, now: float) -> None:
-        source = feedback_source_untrusted(datagram)
-        if source.cast_id != self.parameters.cast_id:
-            raise WireError("foreign_cast")
-        record = self.receivers.get(ReceiverId(source.receiver_id))
-        if record is None:
-            raise WireError("unknown_receiver")
-        check_feedback_mac(datagram, record.key)
-        if not record.replay_window.accept(source.counter):
-            raise WireError("replayed")
-        if not record.feedback_allowance.take(now):
-            raise WireError("too_many")
-        message = feedback_body_untrusted(source, datagram)
-        record.heard_at = now
+        opened = self._inbox.open_untrusted(datagram, now)
+        if opened is None:
+            return
+        record, message = opened
         if self.state is not CastState.ENDED and self._roster.advance(record, ReceiverTrigger.HEARD_AGAIN):
             if record.ready:
                 self._roster.advance(record, ReceiverTrigger.NEED_REPORTED)
@@ -405,63 +363,32 @@ class SenderSession:
             self._receive_nack(record, message, now)
         elif isinstance(message, Poisoned):
             self._receive_poisoned(record, message, now)
-        elif source.counter > record.report_counter:  # older reports are outdated
-            record.report_counter = source.counter
+        elif message is not None:
             self._receive_report(record, message, now)
 
     def _receive_report(self, record: ReceiverRecord, report: Report, now: float) -> None:
         self.statistics.reports_received_count += 1
-        sample = record.apply_report(
-            report,
-            self._frame_bytes,
-            self._frame_bytes_per_raw,
-            now,
-            casting=self.state is CastState.CASTING,
-        )
-        capacity = self.rate_control.capacities.get(record.receiver_id)
-        rtt_s = self._messages.echoes.rtt_s(report.echo_us, report.echo_delay_us, now)
-        if rtt_s is not None:
-            record.rtt_s = rtt_s
-            if not record.state.active or (capacity is not None and capacity.exempt):
-                self._grtt.forget(record.receiver_id)  # the group doesn't wait for a straggler's answers
-            else:
-                self._grtt.add(record.receiver_id, rtt_s, now, self._report_interval_s)
-        if record.state.active:
-            # A report from farther away than the group describes an earlier time, whether or not it says the truth.
-            round_trip_s = max(self.grtt_s, min(record.rtt_s, GRTT_MAX_S))
-            self.rate_control.add_sample(record.receiver_id, sample, round_trip_s, now)
-            if self.state is CastState.CASTING:
-                self._events += self._main_group.judge(now)
+        casting = self.state is CastState.CASTING
+        self._reports.take(record, report, interval_s=self._report_interval_s, casting=casting, now=now)
+        if casting and record.state.active:
+            self._events += self._main_group.judge(now)
 
     def _receive_nack(self, record: ReceiverRecord, nack: Nack, now: float) -> None:
         self.statistics.nacks_received_count += 1
-        if not record.state.active or self.state is CastState.ENDED:
-            return
-        if nack.object == CastObject.IMAGE and (record.slow_since is not None or record.deferred):
-            return
-        demand = self.image_demand if nack.object == CastObject.IMAGE else self.manifest_demand
-        if nack.object == CastObject.IMAGE and not record.ready:
-            return
-        # Of a rate that isn't reached, a member gets its share of what is really sent.
-        rate = min(self.rate_bytes_per_s, self.achieved_bytes_per_s or math.inf)
-        symbol_s = self._frame_bytes / rate
-        if self.active_count == 1:
-            symbols_max = math.inf
-        elif self.image_demand.idle and self.manifest_demand.idle:
-            symbols_max = max(SYMBOLS_MAX, _IDLE_REPAIRS_S * self.rate_bytes_per_s / self._frame_bytes)
-        else:
-            symbols_max = record.repair_allowance_s.available(now) / symbol_s
-        nacked = demand.nack(nack.deficits, nack.sequence, symbols_max)
-        record.repair_allowance_s.spend(now, nacked.added_count * symbol_s)
-        self.statistics.nacked_symbol_count += nacked.symbol_count
-        record.nacked_symbol_count += nacked.symbol_count
+        if record.state.active and self.state is not CastState.ENDED:
+            self._repair_requests.take(
+                record,
+                nack,
+                alone=self.active_count == 1,
+                rate_bytes_per_s=self.rate_bytes_per_s,
+                achieved_bytes_per_s=self.achieved_bytes_per_s,
+                now=now,
+            )
 
     def _receive_poisoned(self, record: ReceiverRecord, message: Poisoned, now: float) -> None:
         self.statistics.poisoned_reports_count += 1
-        demand = self.image_demand if message.object == CastObject.IMAGE else self.manifest_demand
         if record.state.active and self.state is not CastState.ENDED:
-            blocks = [block for (block,) in message.blocks if demand.stores(block)]
-            self._poisoned.report(record.limits, message.object, blocks, grtt_s=self.grtt_s, now=now)
+            self._poisoned.report(record.limits, message, grtt_s=self.grtt_s, now=now)
 
     def allow_fetch(self, receiver_id: ReceiverId, block: int, now: float) -> bool:
         """Return whether a receiver may fetch an image block over the control API now.
@@ -469,11 +396,7 @@ class SenderSession:
         Raises:
             JoinRefusedError: the image has no such block.
         """
-        if not self.image_demand.stores(block):
-            raise JoinRefusedError(f"the image stores no block {block}: fetch the manifest again")
-        # By its symbols, a little more than its bytes.
-        byte_count = self.image_demand.source_count(block) * self.parameters.symbol_bytes
-        allowed = self._poisoned.allow_fetch(self.receivers[receiver_id].limits, byte_count, now)
+        allowed = self._poisoned.allow_fetch(self.receivers[receiver_id].limits, block, now)
         self.statistics.blocks_served_count += allowed
         return allowed
 
@@ -488,25 +411,9 @@ class SenderSession:
         """
         if self.state is CastState.ENDED or self.paused:
             return None
-        segments = SegmentList(symbols_max)
-        parity = self._parity
-        sequence = self.manifest_demand.plan_repairs(segments, self._sequence & 0xFFFFFFFF, parity.loss)
-        sequence = self.manifest_demand.plan_pass(segments, sequence, parity.symbols)
-        if self.state is CastState.CASTING:
-            sequence = self.image_demand.plan_repairs(segments, sequence, parity.loss)
-            sequence = self.image_demand.plan_pass(
-                segments, sequence, parity.symbols, parity.interleave_depth
-            )
-        requests = self._poisoned.take_due(now)
-        if segments.room == symbols_max and not requests:
-            return None
-        plan = SendPlan(
-            segments.array(), self._sequence, symbols_max - segments.room, self._run.keys, requests
-        )
-        self._sequence = plan.next_sequence
-        if plan.symbol_count:
+        plan = self._planner.next_plan(symbols_max, casting=self.state is CastState.CASTING, now=now)
+        if plan is not None and plan.symbol_count:
             self._messages.note_planned()
-        assert plan.next_sequence & 0xFFFFFFFF == sequence
         return plan
 
     def send_digests(self, digests: BlockDigests) -> None:
@@ -570,11 +477,13 @@ class SenderSession:
 
     def _flush_due(self) -> bool:
         """Return whether all demand is on the wire and receivers may still miss some of it."""
-        if self.state is CastState.ENDED or self.paused or self._transmission.next_sequence != self._sequence:
+        if self.state is CastState.ENDED or self.paused:
+            return False
+        if self._transmission.next_sequence != self._planner.next_sequence:
             return False
         if self.state is CastState.GATHERING:
             return self.manifest_demand.idle and any(not record.ready for record in self._roster.active)
-        return self.active_count > 0 and self.image_demand.idle and self.manifest_demand.idle
+        return self.active_count > 0 and self._demand.idle
 
     def _swept(self) -> Sweep:
         casting = self.state is CastState.CASTING
@@ -596,15 +505,15 @@ class SenderSession:
 
     def _run_timers(self, now: float, elapsed_s: float) -> None:
         """Run the checks of every ``_TIMER_S``."""
-        timeout_s = max(self.policy.receiver_timeout_s, REPORTS_PER_TIMEOUT * self._report_interval_s)
-        for record in [record for record in self._roster.active if now - record.heard_at > timeout_s]:
-            record.finished_at = now
-            record.error = f"silent for {timeout_s:.0f} s"
+        for record in self._liveness.take_silent(self._report_interval_s, now):
             self._leave(record, ReceiverTrigger.TIMED_OUT)
             self._events.append(ReceiverLost(record.receiver_id))
         if self.state is CastState.CASTING:
-            bottleneck = self.bottleneck
-            self.bottleneck_seconds[bottleneck] = self.bottleneck_seconds.get(bottleneck, 0.0) + elapsed_s
+            self._bottleneck.note(self.bottleneck, elapsed_s)
+            serving_s = 0.0 if self.paused or self._transmission.read_stalled else elapsed_s
+            for record in self._liveness.take_stalled(serving_s, now):
+                self._leave(record, ReceiverTrigger.FAILED)
+                self._events.append(ReceiverFailed(record.receiver_id, record.error))
             self._events += self._main_group.judge(now, at_once=True)
             self._serve_remaining(now)
         capacities = self.rate_control.capacities.values()
@@ -616,20 +525,14 @@ class SenderSession:
         if self.state is not CastState.CASTING:
             return
         if self.active_count and self._main_group.over:
-            if self.statistics.main_finished_at is None:
-                assert self.statistics.started_at is not None
-                self.statistics.main_finished_at = now
-                complete_count = sum(r.state is ReceiverState.COMPLETE for r in self.receivers.values())
-                seconds = now - self.statistics.started_at
-                self._events.append(MainGroupFinished(complete_count, self.active_count, seconds))
             self._events += self._main_group.start_tail(now)
-        if self.active_count == 0:
+        if self.gathering.over(now):
             self.end(SessionOutcome.COMPLETE, "every receiver has ended", now)
 
     def _start_if_gathered(self, now: float) -> None:
         if self.state is not CastState.GATHERING:
             return
-        attendance = self._gathering.check(now)
+        attendance = self.gathering.check(now)
         if attendance is Attendance.NOBODY:
             self._events.append(GatheringTimedOut())
             self.end(SessionOutcome.CANCELLED, "no receiver joined in time", now)
@@ -638,10 +541,3 @@ class SenderSession:
             self.statistics.started_at = now
             self._messages.announce_now(now)
             self._events.append(CastingStarted())
-
-    def _check_need(self, need: NDArray[np.bool_] | None) -> None:
-        if need is not None and need.shape != (self.image_demand.block_count,):
-            raise JoinRefusedError(
-                f"the need-bitmap has {need.size} blocks, the image {self.image_demand.block_count}: "
-                "fetch the manifest again"
-            )

@@ -42,8 +42,13 @@ NO_TAGS: Final = "none"
 
 NEVER: Final = "never"
 
+PATCH_PARTITIONS: Final = "x-patch-partitions"
+"""Numbers of the partitions that machine patches may change, such as ``1,5``, or ``all``; the seed partition alone
+without it."""
+ALL_PARTITIONS: Final = "all"
+
 _TAG: Final = re.compile(r"[a-z0-9.-]{1,64}")
-_NAME: Final = re.compile(r"[!-~]([ -~]{0,62}[!-~])?")
+STATEMENT_NAME: Final = re.compile(r"[!-~]([ -~]{0,62}[!-~])?")
 """Printable ASCII without spaces at the ends."""
 
 _EXTENSION: Final = re.compile(r"x-[a-z0-9-]{1,62}")
@@ -53,11 +58,14 @@ _HEADER_LENGTH: Final = struct.Struct("<H")
 
 
 class PatchPolicy(enum.StrEnum):
-    """Source of changes to the image for one machine that an agent may apply; reserved for later versions."""
+    """The party on whose word an agent changes the image for one machine by a machine patch."""
 
     NONE = "none"
+    """Nobody's."""
     SIGNED = "signed"
+    """A trusted key's, which signed a set of patches with this one in it."""
     DAEMON = "daemon"
+    """The daemon's or sender's, as authenticated by its certificate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +98,8 @@ class ImageStatement:
         """
         self._require(len(self.image_id) == HASH_BYTES, f"the image id must have {HASH_BYTES} bytes")
         self._require(
-            _NAME.fullmatch(self.name), f"the name must be 1 to {STATEMENT_NAME_MAX} printable ASCII letters"
+            STATEMENT_NAME.fullmatch(self.name),
+            f"the name must be 1 to {STATEMENT_NAME_MAX} printable ASCII letters",
         )
         self._require(
             0 <= self.version <= STATEMENT_VERSION_MAX, "the version must be a number of at most 64 bits"
@@ -106,7 +115,7 @@ class ImageStatement:
                 _EXTENSION.fullmatch(name), f"{name!r} isn't the name of an extension: it starts with x-"
             )
             self._require(
-                _NAME.fullmatch(value), f"{name}: the value must be 1 to 64 printable ASCII letters"
+                STATEMENT_NAME.fullmatch(value), f"{name}: the value must be 1 to 64 printable ASCII letters"
             )
         names = [name for name, _ in self.extensions]
         self._require(names == sorted(set(names)), "extensions must be sorted and different")

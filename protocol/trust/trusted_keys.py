@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final, Self
 
 from protocol.errors import ConfigurationError, TrustError, UnsignedImageError
-from protocol.trust.minisign import PublicKey, Signature, key_id_text, parse_signature_untrusted, verify
+from protocol.trust.minisign import PublicKey, key_id_text, parse_signature_untrusted, verify
 from protocol.trust.statement import (
     ImageStatement,
     SignedStatement,
@@ -131,8 +131,7 @@ class TrustedKeys:
             UnsignedImageError: no usable key signed it.
             TrustError: a trusted key signed it, but it isn't a statement that this version knows, or it has expired.
         """
-        signature = parse_signature_untrusted(signed.signature)
-        key = self._signer(signed.statement, signature, now)
+        key = self.signer_of(signed, now)
         statement = parse_statement_untrusted(signed.statement)
         if statement.not_after is not None and now >= statement.not_after:
             raise TrustError(
@@ -142,22 +141,33 @@ class TrustedKeys:
             )
         return VerifiedImage(statement, key)
 
-    def _signer(self, statement: bytes, signature: Signature, now: datetime.datetime) -> TrustedKey:
+    def signer_of(self, signed: SignedStatement, now: datetime.datetime, thing: str = "image") -> TrustedKey:
+        """Return the usable key that signed a text, which isn't parsed.
+
+        Args:
+            signed: the text with its signature.
+            now: the machine's clock.
+            thing: subject of the text, for error messages.
+
+        Raises:
+            UnsignedImageError: no usable key signed it.
+        """
+        signature, statement = parse_signature_untrusted(signed.signature), signed.statement
         named = [key for key in self.keys if key.key.key_id == signature.key_id]
         if not named:
             raise UnsignedImageError(
-                f"the image is signed by the key {key_id_text(signature.key_id)}, which this machine doesn't trust: "
-                "add that key to the trusted keys if it is yours, or sign the image with one of them"
+                f"the {thing} is signed by the key {key_id_text(signature.key_id)}, which this machine doesn't trust: "
+                f"add that key to the trusted keys if it is yours, or sign the {thing} with one of them"
             )
         signers = [key for key in named if verify(statement, signature, key.key)]
         if not signers:
             raise UnsignedImageError(
-                f"the image's signature isn't one of the key {named[0].key.id_text} ({named[0].name}): statement or "
-                "signature was altered; sign the image again"
+                f"the {thing}'s signature isn't one of the key {named[0].key.id_text} ({named[0].name}): statement or "
+                f"signature was altered; sign the {thing} again"
             )
         faults = [self._fault(key, now) for key in signers]
         if all(faults):
-            raise UnsignedImageError(f"{faults[0]}; sign the image with a valid key")
+            raise UnsignedImageError(f"{faults[0]}; sign the {thing} with a valid key")
         return signers[faults.index("")]
 
     def _fault(self, key: TrustedKey, now: datetime.datetime) -> str:

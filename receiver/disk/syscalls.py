@@ -10,6 +10,7 @@ import struct
 from typing import Final
 
 # linux/fs.h and linux/falloc.h
+_BLKROSET: Final = 0x125D
 _BLKROGET: Final = 0x125E
 _BLKSSZGET: Final = 0x1268
 _BLKDISCARD: Final = 0x1277
@@ -127,6 +128,14 @@ def logical_sector_bytes(fd: int) -> int:
 def is_read_only(fd: int) -> bool:
     """Return whether a block device refuses writes; a read-only loop device still opens for writing."""
     return bool(struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0])
+
+
+def set_read_only(fd: int, *, read_only: bool) -> None:
+    """Set or clear the read-only flag of a block device, and so of its partitions; needs CAP_SYS_ADMIN.
+
+    A program that has the device open for writing isn't stopped.
+    """
+    fcntl.ioctl(fd, _BLKROSET, struct.pack("i", read_only))
 
 
 def next_data(fd: int, offset_bytes: int) -> int | None:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
-from protocol.errors import StorageError, TargetError
+from protocol.errors import StorageError, TargetError, TargetReplacedError
 from protocol.shared.units import format_bytes
 from receiver.disk import syscalls
 from receiver.disk.hang_watchdog import HangWatchdog
@@ -134,6 +134,31 @@ class Target:
         """
         if self._failure is not None:
             raise StorageError(str(self._failure)) from self._failure
+
+    def require_in_place(self) -> None:
+        """Check that a file is still at its path and as long as the image; do nothing for a device.
+
+        Raises:
+            TargetReplacedError: another program removed, replaced, moved or truncated it.
+        """
+        if self.is_device:
+            return
+        opened = os.fstat(self.fd)
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        if found is None or not os.path.samestat(found, opened):
+            raise self.replaced_error("removed, moved or replaced")
+        if opened.st_size < self.raw_bytes:
+            raise self.replaced_error("truncated")
+
+    def replaced_error(self, change: str) -> TargetReplacedError:
+        """Return the error for a change by another program, which ``change`` names."""
+        return TargetReplacedError(
+            f"{self.path} was {change} by another program while the image was written to it, and doesn't hold the "
+            "image: find that program, and write the image again"
+        )
 
     def fail(self, error: OSError, action: str) -> NoReturn:
         """Poison the target because ``action`` failed.

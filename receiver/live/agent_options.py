@@ -40,4 +40,7 @@ def agent_options(parameters: BootParameters, lease: Lease, name: str, token: st
         certificates=PeerTrust.of_options(parameters.pins, None),
         token=token,
         after=parameters.after,
+        allow_capture=True,
+        # A boot service sends this machine to its disk when nothing is planned; a stick would boot this system again.
+        restart_when_idle=bool(parameters.boot_token) and parameters.after is not AfterCast.WAIT,
     )

@@ -20,6 +20,7 @@ from protocol.errors import ConfigurationError, DiskcastError, EnrolmentRefusedE
 from receiver.live.console_status import open_reporter
 from receiver.live.daemon_check import await_daemon
 from receiver.live.devices import start_udev
+from receiver.live.disk_state import read_disk_state
 from receiver.live.hardware_findings import read_findings
 from receiver.live.messages import (
     AGENT_FAILED,
@@ -75,8 +76,7 @@ def main() -> int:
         start(reporter)
     except BootStopError as stop:
         reporter.reopen()
-        untouched = "nothing was written; " if stop.untouched else ""
-        reporter.stopped_by(str(stop), f"{untouched}restart in {RESTART_AFTER_S:.0f} s")
+        reporter.stopped_by(str(stop), f"{read_disk_state()}; restart in {RESTART_AFTER_S:.0f} s")
         time.sleep(RESTART_AFTER_S)
         with contextlib.suppress(ConfigurationError):  # process 1 tries it too
             restart_now(AfterCast.REBOOT)
@@ -146,7 +146,7 @@ def _run_menu(parameters: BootParameters, reporter: BootReporter) -> None:
         reporter.close()
         run_live_menu(settings, console_paths())
     except DiskcastError as error:
-        raise BootStopError(MENU_FAILED.text(error=error), untouched=False) from error
+        raise BootStopError(MENU_FAILED.text(error=error)) from error
 
 
 def _run_shell(parameters: BootParameters, reporter: BootReporter) -> None:
@@ -212,6 +212,6 @@ def serve(context: LiveContext) -> None:
     except EnrolmentRefusedError as error:
         if not token:
             raise BootStopError(NO_TOKEN.text()) from error
-        raise BootStopError(NOT_ADMITTED.text(reason=error), untouched=False) from error
+        raise BootStopError(NOT_ADMITTED.text(reason=error)) from error
     except DiskcastError as error:
-        raise BootStopError(AGENT_FAILED.text(error=error), untouched=False) from error
+        raise BootStopError(AGENT_FAILED.text(error=error)) from error

@@ -22,11 +22,14 @@ from types import TracebackType
 from typing import Final, Self
 
 from protocol.control.boot_parameters import AfterCast
+from protocol.control.capture_messages import CaptureAssignment
 from protocol.control.check_in import Assignment
 from protocol.errors import DiskcastError
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastId, CastParameters
 from protocol.trust.image_policy import AcceptedImage
+from receiver.capture.capture_disk import CapturedImage, CaptureProgress
+from receiver.live.disk_state import DiskState, note_disk_state
 from receiver.live.messages import CONSOLE_PREFIX
 from receiver.live.reporter import BootReporter
 from receiver.live.status_model import StatusModel
@@ -290,6 +293,11 @@ class ConsoleReporter(BootReporter):
         self._plain.unanswered(reason)
         self.refresh()
 
+    def nothing_planned(self, idle_s: float) -> None:
+        """Show that the machine restarts."""
+        self._plain.nothing_planned(idle_s)
+        self.refresh()
+
     def assigned(self, assignment: Assignment) -> None:
         """Show the cast."""
         self.model.assigned(assignment)
@@ -303,6 +311,7 @@ class ConsoleReporter(BootReporter):
 
     def succeeded(self, reception: Reception) -> None:
         """Show the result."""
+        note_disk_state(DiskState.COMPLETE)
         self.model.succeeded(reception)
         self._plain.succeeded(reception)
         self.refresh()
@@ -311,6 +320,26 @@ class ConsoleReporter(BootReporter):
         """Show the error."""
         self.model.failed(str(error))
         self._plain.failed(cast_id, error)
+        self.refresh()
+
+    def capture_assigned(self, assignment: CaptureAssignment) -> None:
+        """Show the capture."""
+        self._plain.capture_assigned(assignment)
+        self.refresh()
+
+    def capture_progress(self, progress: CaptureProgress) -> None:
+        """Show the progress."""
+        self._plain.capture_progress(progress)
+        self.refresh()
+
+    def captured(self, assignment: CaptureAssignment, image: CapturedImage) -> None:
+        """Show the image."""
+        self._plain.captured(assignment, image)
+        self.refresh()
+
+    def capture_failed(self, assignment: CaptureAssignment, error: DiskcastError) -> None:
+        """Show the error."""
+        self._plain.capture_failed(assignment, error)
         self.refresh()
 
     def unrecorded(self, cast_ids: Sequence[CastId]) -> None:
@@ -345,7 +374,8 @@ class ConsoleObserver(PlainObserver):
         self._reporter.refresh()
 
     def joined(self, parameters: CastParameters, *, rejoined: bool) -> None:
-        """Show the cast."""
+        """Show the cast; from now on the disk may be written."""
+        note_disk_state(DiskState.INCOMPLETE)
         super().joined(parameters, rejoined=rejoined)
         self._reporter.refresh()
 

@@ -1,7 +1,8 @@
 """The messages of the live system: one line for each reason for which a machine can't be imaged.
 
-The scripts of ``files/`` print some of them, which a test compares with this table. From it ``docs/generate.py`` makes
-the table of docs/how-to/netboot-troubleshooting.md.
+After a fatal one a second line says whether a disk was written (:mod:`receiver.live.disk_state`), and when the machine
+restarts. The scripts of ``files/`` print some of them, which a test compares with this table. From it
+``docs/generate.py`` makes the table of docs/how-to/netboot-troubleshooting.md.
 """
 
 from __future__ import annotations
@@ -50,15 +51,7 @@ class BootMessage:
 
 
 class BootStopError(Exception):
-    """A reason to stop; the message is the line to show.
-
-    Attributes:
-        untouched: no disk was written in this boot.
-    """
-
-    def __init__(self, message: str, *, untouched: bool = True) -> None:
-        super().__init__(message)
-        self.untouched = untouched
+    """A reason to stop; the message is the line to show."""
 
 
 # -- the first stage (files/initrd/) -------------------------------------------------------------------------------
@@ -99,15 +92,15 @@ ROOT_NOT_MOUNTED: Final = BootMessage(
     "Copy both files of the boot medium to the boot server.",
 )
 
-# -- process 1 (files/root/init) -----------------------------------------------------------------------------------
+# -- process 1 (files/root/usr/lib/diskcast/ending.sh) -------------------------------------------------------------
 
 PROGRAM_KILLED: Final = BootMessage(
-    "the live system's program was killed: there may be too little memory; restart in 60 s",
+    "the live system's program was killed: there may be too little memory",
     "The kernel ended it, most often because memory was short.",
     "Add memory; 512 MB suffice for a cast.",
 )
 PROGRAM_FAILED: Final = BootMessage(
-    "the live system's program failed (exit code {code}); restart in 60 s",
+    "the live system's program failed (exit code {code})",
     "A defect of diskcast; the lines above it show the place.",
     "Report it with a photo of the screen.",
 )

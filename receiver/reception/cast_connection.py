@@ -27,6 +27,7 @@ from protocol.errors import (
     CastFailedError,
     DroppedError,
     JoinRefusedError,
+    NotServedError,
     SenderLostError,
 )
 from protocol.image.stored_manifest import StoredManifest
@@ -40,6 +41,7 @@ from protocol.receiving.events import (
     Dropped,
     ManifestReceived,
     ManifestRejected,
+    NotServed,
     ReceiverEvent,
     Reinstated,
     RestartSuspected,
@@ -53,10 +55,11 @@ from receiver.reception.bottleneck_watch import BottleneckWatch, ReceiverLoad
 from receiver.reception.datagram_intake import DatagramIntake
 from receiver.reception.joined_sender import JoinedSender
 from receiver.reception.network.data_socket import POLL_INTERVAL_MIN_S
+from receiver.reception.patch_gate import PatchGate
 from receiver.reception.pipeline import Pipeline
 from receiver.reception.reporting.status import BOTTLENECK_TEXTS
 from receiver.shared.nursery_errors import single_error
-from receiver.target.image import TargetImage
+from receiver.target.image import PermitPatch, TargetImage, no_patch
 from receiver.target.scan import TargetScan
 
 POLL_BYTES: Final = 1 << 20
@@ -78,6 +81,7 @@ class CastConnection:
         image: TargetImage,
         intake: DatagramIntake,
         sender: JoinedSender,
+        patch_gate: PatchGate,
         *,
         on_silence: Callable[[float], None],
         on_demotion: Callable[[Cause | None], None],
@@ -90,6 +94,7 @@ class CastConnection:
         image: the target; outlives this run of the sender.
         intake: the joined data socket.
         sender: the joined sender.
+        patch_gate: decides about this machine's patch.
         on_silence: called with the time for which the sender has been silent.
         on_demotion: called with this machine's bottleneck when the sender demotes it, with None when it is
             reinstated.
@@ -101,6 +106,7 @@ class CastConnection:
         self._image = image
         self._intake = intake
         self._sender = sender
+        self._patch_gate = patch_gate
         self._on_silence = on_silence
         self._on_demotion = on_demotion
         self._bottleneck_watch = bottleneck_watch
@@ -124,6 +130,11 @@ class CastConnection:
         self._dropped_because: Cause | None = None
         self._restarted = False
 
+    @property
+    def ended_by_sender(self) -> bool:
+        """Return whether the sender has ended the cast or dropped this receiver."""
+        return self._ended is not None or self._dropped_because is not None
+
     async def run(self) -> bool:
         """Receive until the image is verified on the target, or the sender has restarted.
 
@@ -133,6 +144,7 @@ class CastConnection:
 
         Raises:
             SenderLostError: the sender was silent for too long.
+            NotServedError: the sender was heard, and nothing that this receiver needs arrived for too long.
             CastCancelledError, CastFailedError: the sender ended the cast; the target is incomplete.
             DroppedError: the sender ended or continues the cast without this receiver.
             StorageError, TargetError, ImageError: as the pipeline raises.
@@ -239,6 +251,8 @@ class CastConnection:
                 self._ended = event
             case SenderSilent(silent_s):
                 self._on_sender_silent(silent_s)
+            case NotServed():
+                self._raise_not_served(event)
             case Demoted():
                 self._on_demotion(self._bottleneck_watch.cause)
             case Reinstated():
@@ -254,7 +268,7 @@ class CastConnection:
             self.leave()
 
     def _on_sender_silent(self, silent_s: float) -> None:
-        if self._ended is not None or self._dropped_because is not None:
+        if self.ended_by_sender:
             return  # nothing more is expected; the received blocks are being verified
         if silent_s >= self._sender_timeout_s and not self._pipeline.all_received:
             version = self.session.foreign_version
@@ -270,9 +284,22 @@ class CastConnection:
         if self.session.loss.received_count == 0:
             self._intake.accept_any_source()
 
+    def _raise_not_served(self, event: NotServed) -> None:
+        lasted = format_duration(event.unserved_s)
+        if event.no_data:
+            raise NotServedError(
+                f"no data has arrived from the sender for {lasted}, although its announcements do; the target is "
+                "incomplete: compare the MTU of the sender, this machine and the switches between them"
+            )
+        port = self.session.parameters.feedback_port
+        raise NotServedError(
+            f"the sender hasn't answered this machine's requests for missing blocks for {lasted}; the target is "
+            f"incomplete: allow UDP from this machine to the sender's port {port}"
+        )
+
     def _check_ended(self) -> None:
         """Raise if the sender is done with this receiver and blocks are still missing."""
-        if (self._ended is None and self._dropped_because is None) or self._pipeline.all_received:
+        if not self.ended_by_sender or self._pipeline.all_received:
             return
         if self._dropped_because is not None:
             raise DroppedError(
@@ -308,8 +335,9 @@ class CastConnection:
         with self._preparing:
             if data is None:
                 data = await self._sender.fetch_manifest()
+            permit = await self._fetch_patch()
             image = self._image
-            await image.threads.run_sync(image.take_manifest, data, self.session.parameters)
+            await image.threads.run_sync(image.take_manifest, data, self.session.parameters, permit)
             assert image.manifest is not None
             self._start_data(unreported=image.need)
             # The sender casts no data for this receiver before it knows the need; a scan reports it.
@@ -317,6 +345,14 @@ class CastConnection:
                 await self._report_missing(image.need)
                 for missing in iter_set_blocks(image.need):
                     self.session.blocks_missing(missing)
+
+    async def _fetch_patch(self) -> PermitPatch:
+        """Fetch this machine's patch, if it has one, and return the decision about it."""
+        patch_id, gate = self.session.grant.patch_id, self._patch_gate
+        if patch_id is None:
+            return no_patch
+        data, signed_set = await self._sender.fetch_patch(with_set=gate.needs_set)
+        return gate.permit(patch_id, data, signed_set)
 
     def _start_data(self, unreported: NDArray[np.bool_] | None = None) -> None:
         """Start receiving data.

@@ -34,6 +34,12 @@ class ControlPort(Protocol):
     async def block(self, grant: JoinGrant, block: int, cast_bytes: int) -> memoryview:
         """Fetch an image block as cast."""
 
+    async def patch(self, grant: JoinGrant) -> bytes:
+        """Fetch this machine's patch."""
+
+    async def patch_set(self, grant: JoinGrant) -> bytes:
+        """Fetch the signed set of the patches."""
+
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         """Fetch the manifest."""
 

@@ -11,7 +11,10 @@ import trio
 
 from protocol.errors import (
     EXIT_INTERRUPTED,
+    CastFailedError,
     DiskcastError,
+    JoinRefusedError,
+    NoSenderError,
     SenderLostError,
     SessionError,
 )
@@ -20,7 +23,6 @@ from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant
 from protocol.receiving.receiver_session import ReceiverSession
 from protocol.shared.units import format_duration
-from protocol.trust.image_policy import AcceptedImage
 from receiver.reception.bottleneck_watch import BottleneckWatch
 from receiver.reception.cast_connection import CastConnection
 from receiver.reception.cast_joiner import CastJoiner
@@ -30,6 +32,7 @@ from receiver.reception.joined_sender import SILENCE_INTERVAL_S, JoinedSender
 from receiver.reception.loss_injection import LossInjector
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.options import CastReceiverOptions
+from receiver.reception.patch_gate import PatchGate
 from receiver.reception.reporting.observer import Observer
 from receiver.reception.reporting.status import (
     Reception,
@@ -57,7 +60,7 @@ class CastReceiver:
         cast_id: CastId,
         image: TargetImage,
         *,
-        accepted: AcceptedImage,
+        patch_gate: PatchGate,
         link: CastLink,
         options: CastReceiverOptions,
         observer: Observer,
@@ -67,7 +70,8 @@ class CastReceiver:
         """Args:
         cast_id: the cast to join.
         image: the target, checked and opened.
-        accepted: the image that this machine accepts, before and after every restart of the sender.
+        patch_gate: the image that this machine accepts, before and after every restart of the sender, and the decision
+            about the patch of this machine.
         link: the connections to the cast's sender.
         options: how to receive.
         observer: notified of progress.
@@ -76,14 +80,15 @@ class CastReceiver:
             new sender; None if a sender can only come back at its old address.
         """
         self._image = image
-        self._unsigned_allowed = accepted.verified is None
+        self._patch_gate = patch_gate
+        self._unsigned_allowed = patch_gate.accepted.verified is None
         self._options = options
         self._observer = observer
         self._rng = rng
         self._joiner = CastJoiner(
             cast_id,
             image,
-            image_id=accepted.image_id,
+            image_id=patch_gate.accepted.image_id,
             link=link,
             options=options,
             wait_for_takeover=wait_for_takeover,
@@ -97,6 +102,7 @@ class CastReceiver:
         self._totals = SessionTotals()
         self._session: ReceiverSession | None = None
         self._rejoin_count = 0
+        self._ended_by_sender = False
         # A reference of its own: metrics are read from a thread in which trio has no clock.
         self._clock = trio.lowlevel.current_clock()
         self._started_at = self._clock.current_time()
@@ -138,7 +144,7 @@ class CastReceiver:
             while not await self._receive_from(grant):
                 grant = await self._rejoin()
         except DiskcastError as error:
-            if not isinstance(error, SessionError):  # a SessionError came from the sender
+            if not self._known_to_sender(error):
                 await self._report_failure(grant, str(error), error.exit_code)
             raise
         except trio.Cancelled:
@@ -153,6 +159,12 @@ class CastReceiver:
         reported = await self._joined_sender(grant).report_completion(report, timeout_s)
         return Reception(grant.parameters, self.status(), report, reported, tuple(self._image.fitted))
 
+    def _known_to_sender(self, error: DiskcastError) -> bool:
+        """Return whether the sender caused an error or can't hear of it; otherwise it would only see a silence."""
+        if isinstance(error, JoinRefusedError | NoSenderError):
+            return True
+        return self._ended_by_sender and isinstance(error, SessionError)
+
     async def _rejoin(self) -> JoinGrant:
         self._state = ReceptionState.JOINING
         self._rejoin_count += 1
@@ -164,6 +176,7 @@ class CastReceiver:
         """Receive from one run of the sender; return True if the image is complete, False to rejoin."""
         if self._joiner.takeover_pending:
             return False
+        self._require_same_patch(grant)
         parameters, data = grant.parameters, self._joiner.data
         assert data is not None
         block_count = block_count_of(parameters.raw_bytes, parameters.block_bytes)
@@ -182,6 +195,7 @@ class CastReceiver:
             self._image,
             DatagramIntake(session, data, self._loss),
             self._joined_sender(grant),
+            self._patch_gate,
             on_silence=self._on_silence,
             on_demotion=self._on_demotion,
             bottleneck_watch=self._bottleneck_watch,
@@ -203,7 +217,19 @@ class CastReceiver:
             if self._first_data_at is None:
                 self._first_data_at = session.statistics.first_data_at
             self._totals = self._totals.plus(session)
+            self._ended_by_sender = connection.ended_by_sender
             self._session = self._connection = None
+
+    def _require_same_patch(self, grant: JoinGrant) -> None:
+        """Refuse another patch than the assigned one, or than the one that is being written."""
+        self._patch_gate.check_granted(grant.patch_id)
+        if self._image.manifest is None:
+            return
+        patch = self._image.patch
+        if grant.patch_id != (None if patch is None else patch.patch_id):
+            raise CastFailedError(
+                "this machine's patch was changed during the cast; the target is incomplete: run this command again"
+            )
 
     def _leave_connection(self) -> None:
         if self._connection is not None:
@@ -246,6 +272,7 @@ class CastReceiver:
             demoted=session is not None and session.demoted,
             grtt_s=session.grtt_s if session is not None else 0.0,
             unsigned_allowed=self._unsigned_allowed,
+            patch_id="" if image.patch is None else image.patch.patch_id.hex(),
             **{field.name: getattr(totals, field.name) for field in dataclasses.fields(SessionTotals)},
         )
 

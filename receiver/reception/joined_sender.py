@@ -69,6 +69,16 @@ class JoinedSender:
                 await trio.sleep(SILENCE_INTERVAL_S)
                 return None
 
+    async def fetch_patch(self, *, with_set: bool) -> tuple[bytes, bytes | None]:
+        """Fetch this machine's patch, and the signed set of the room's patches if ``with_set``; both unchecked."""
+        control = self._link.control
+        deadline = trio.current_time() + self._timeout_s
+        data = await retry_until(deadline, functools.partial(control.patch, self._grant))
+        if not with_set:
+            return data, None
+        signed_set = await retry_until(deadline, functools.partial(control.patch_set, self._grant))
+        return data, signed_set or None
+
     async def report_need(self, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         """Report the missing blocks known so far.
 

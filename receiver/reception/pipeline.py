@@ -228,12 +228,18 @@ class Pipeline:
         self.check_progress()
 
     async def zero_blocks(self) -> None:
-        """Write the zero blocks that the target misses, concurrently with the other stages, until closed.
+        """Write the patch and the zero blocks that the target misses, concurrently with the other stages, until closed.
 
         Raises:
-            StorageError: zeroing, flushing or reading failed, or a block failed read-back twice.
+            StorageError: writing, flushing or reading failed, or a block failed read-back twice.
         """
         with self._zeroing:
+            while self._image.patch_due:
+                held, written, wrong = await self._image.threads.run_sync(self._image.patch_step)
+                for block in wrong.tolist():
+                    self._count_read_back_failure(block)
+                if wrong.size == 0:
+                    self._image.mark_patched(held, written)
             while True:
                 while self._image.zeros_due:
                     blocks, wrong = await self._image.threads.run_sync(self._image.zero_step)

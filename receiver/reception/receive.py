@@ -13,11 +13,12 @@ import trio
 from protocol.control.control_messages import CastDescription
 from protocol.errors import CastFailedError
 from protocol.image.manifest import Manifest
+from protocol.model.session_records import MachineIdentity
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.target import Target
 from receiver.reception.cast_link import CastLink
 from receiver.reception.cast_receiver import CastReceiver
-from receiver.reception.machine_identity import describe_machine
+from receiver.reception.machine_identity import describe_machine, read_identity
 from receiver.reception.manifest_store import manifest_store
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker
 from receiver.reception.network.cast_finder import find_cast
@@ -30,7 +31,8 @@ from receiver.reception.network.data_socket import DataSocket
 from receiver.reception.network.discovery import CastOffer, request_cast
 from receiver.reception.network.feedback_socket import FeedbackSocket
 from receiver.reception.network.interface import ReceiveInterface, find_interface
-from receiver.reception.options import ReceiveOptions, ReceiveRequest
+from receiver.reception.options import CastReceiverOptions, ReceiveOptions, ReceiveRequest
+from receiver.reception.patch_gate import PatchGate
 from receiver.reception.reporting.observer import Observer
 from receiver.reception.reporting.status import Reception
 from receiver.shared.nursery_errors import run_until
@@ -121,7 +123,12 @@ async def receive_cast(
         receiver = CastReceiver(
             cast.cast_id,
             image,
-            accepted=accepted,
+            patch_gate=PatchGate(
+                accepted,
+                own_machine_ids(options.receiver, read_identity(options.interface)),
+                functools.partial(options.gate.verified_patch_set, signer=cast.signer),
+                endpoint.patch_id,
+            ),
             link=connect(endpoint, cast.sender_address),
             options=dataclasses.replace(options.receiver, inventory=inventory),
             observer=observer,
@@ -204,3 +211,16 @@ async def _open_target(options: ReceiveOptions, cast: CastDescription) -> Target
         open_chosen, options.target, options.target_options, raw_bytes=cast.raw_bytes
     )
     return await trio.to_thread.run_sync(open_target)
+
+
+def own_machine_ids(options: CastReceiverOptions, read: MachineIdentity) -> frozenset[str]:
+    """Return the ids under which a patch may be for this machine; a daemon can set only its name.
+
+    Args:
+        options: name of this machine, the daemon's in service mode; and the identity that the operator stated.
+        read: identity as read from this machine.
+    """
+    ids = {options.name}
+    for identity in filter(None, (read, options.identity)):
+        ids.update((identity.serial, identity.asset_tag, *identity.macs))
+    return frozenset(filter(None, ids))

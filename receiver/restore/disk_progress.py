@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 import click
 
 from protocol.shared.units import format_bytes
+from receiver.shared.line_pace import LinePace
 
 _JSON_INTERVAL_S: Final = 0.5
 
@@ -23,6 +24,10 @@ class Difference:
     block: int
     offset_bytes: int
     length_bytes: int
+
+
+def _write_line(text: str) -> None:
+    click.echo(text, err=True)
 
 
 class DiskProgress(Protocol):
@@ -107,6 +112,37 @@ class TextProgress(DiskProgress):
 
     def result(self, fields: dict[str, object], text: str) -> None:  # noqa: D102
         click.echo(text, err=True)
+
+
+class LineProgress(TextProgress):
+    """Progress as lines, in the pace of ``receive``, for logs and serial consoles."""
+
+    def __init__(
+        self,
+        write_line: Callable[[str], None] = _write_line,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; ``write_line`` writes the lines of progress."""
+        self._write_line = write_line
+        self._clock = clock
+        self._phase = ""
+        self._total_bytes = 0
+        self._pace = LinePace(clock)
+
+    def start_phase(self, phase: str, total_bytes: int) -> None:
+        """Start a phase; one without bytes isn't shown."""
+        self._phase, self._total_bytes = phase, total_bytes
+        self._pace = LinePace(self._clock)
+        self._pace.due(0.0)  # the start of a phase says nothing yet
+
+    def advance(self, done_bytes: int) -> None:
+        """Write a line if it is due."""
+        if not self._total_bytes:
+            return
+        share = done_bytes / self._total_bytes
+        if self._pace.due(share):
+            done = f"{format_bytes(done_bytes)} of {format_bytes(self._total_bytes)}"
+            self._write_line(f"{self._phase}: {done}, {share:.0%}")
 
 
 class BarProgress(TextProgress):

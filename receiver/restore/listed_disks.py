@@ -11,7 +11,7 @@ from protocol.errors import TargetIsSystemDiskError
 from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
 from receiver.disk.inventory.disk_contents import DiskContents, read_contents
 from receiver.disk.inventory.holders import loop_file
-from receiver.target.eligibility import ImageNeeds, Refusal, incompatibility, judge
+from receiver.target.eligibility import ImageNeeds, Refusal, incompatibility, judge, refuse_boot_stick
 
 _READERS: Final = 8
 """Reader threads: sleeping disks wake up in parallel."""
@@ -36,7 +36,8 @@ def list_disks(inventory: DiskInventory, needs: ImageNeeds) -> list[ListedDisk]:
         )
         if refusal is not None and refusal.error_class is TargetIsSystemDiskError:
             return ListedDisk(disk, DiskContents("the running system"), refusal)
-        return ListedDisk(disk, read_contents(disk.path, disk.size_bytes, disk.sector_bytes), refusal)
+        contents = read_contents(disk.path, disk.size_bytes, disk.sector_bytes)
+        return ListedDisk(disk, contents, refusal or refuse_boot_stick(disk, contents))
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(examine, inventory.disks()))

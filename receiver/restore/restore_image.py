@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from protocol.constants import MIB
 from protocol.errors import ImageDamagedError, VerificationError
 from protocol.image.manifest import BlockKind, Manifest
+from protocol.patch.effective_manifest import effective_manifest
+from protocol.patch.machine_patch import MachinePatch
 from protocol.shared.units import format_bytes, format_duration
 from receiver.disk.commit import READ_BACK_FAILURES_MAX, read_back_error
 from receiver.disk.fit.fit_target import check_fit, fit
@@ -23,6 +25,7 @@ from receiver.disk.read_back import open_for_comparison
 from receiver.disk.verifier import READ_BYTES, Verifier
 from receiver.restore.disk_progress import Difference, DiskProgress
 from receiver.restore.image_source import ImageSource, open_image
+from receiver.restore.patched_image import BlockSource, PatchChoice, PatchedImage, patch_fields, read_patch
 from receiver.shared.parallel import run_parallel, thread_count
 from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.dry_run import dry_run
@@ -36,7 +39,11 @@ DIFFERENCES_SHOWN_MAX: Final = 10
 
 
 def restore(
-    image_path: Path, selector: str | Path, progress: DiskProgress, options: TargetOptions = DEFAULTS
+    image_path: Path,
+    selector: str | Path,
+    progress: DiskProgress,
+    options: TargetOptions = DEFAULTS,
+    patch_choice: PatchChoice | None = None,
 ) -> None:
     """Write an image to a file or block device, flush it, read everything back and compare it.
 
@@ -45,15 +52,18 @@ def restore(
         selector: the target, as in ``--target``.
         progress: shows the progress and the result.
         options: see :class:`TargetOptions`.
+        patch_choice: a machine patch to write with the image; None for the image alone.
 
     Raises:
         ImageError: the image can't be used, or one of its blocks is damaged.
+        TrustError: the patch, or the image with it, is refused; the target wasn't opened.
         TargetError: the target can't be used; nothing was written.
         StorageError: writing failed, or the target read back wrong; it is incomplete.
         FitError: the image is on the target, but couldn't be fitted to it.
     """
     with open_image(image_path) as image:
-        restore_opened(image, selector, progress, options, image_path=image_path)
+        patch = None if patch_choice is None else patch_choice.permitted(image)
+        restore_opened(image, selector, progress, options, image_path=image_path, patch=patch)
 
 
 def restore_opened(
@@ -63,15 +73,26 @@ def restore_opened(
     options: TargetOptions = DEFAULTS,
     *,
     image_path: Path | None = None,
+    patch: MachinePatch | None = None,
 ) -> None:
-    """Write an opened image as :func:`restore` does; ``image_path`` is its file, if that is on this machine."""
+    """Write an opened image as :func:`restore` does.
+
+    Args:
+        image: the image.
+        selector: the target, as in ``--target``.
+        progress: shows the progress and the result.
+        options: see :class:`TargetOptions`.
+        image_path: the image's file, if it is on this machine.
+        patch: a permitted machine patch.
+    """
     started_s = time.monotonic()
+    source: BlockSource = image if patch is None else PatchedImage(image, patch)
+    manifest = source.manifest
     with (
-        open_chosen(selector, options, raw_bytes=image.manifest.raw_bytes, image_path=image_path) as target,
+        open_chosen(selector, options, raw_bytes=manifest.raw_bytes, image_path=image_path) as target,
         tuned_queue(target),
-        BlockSink(target, image.manifest) as sink,
+        BlockSink(target, manifest) as sink,
     ):
-        manifest = image.manifest
         if options.dry_run:
             progress.start_phase("scan", manifest.raw_bytes)
             found = dry_run(target, manifest, options, progress.advance)
@@ -80,25 +101,27 @@ def restore_opened(
         check_fit(options.fit, target, manifest)
         sink.prepare()
         missing = _missing_blocks(manifest, sink, progress, options)
-        _write(image, sink, missing, progress)
+        _write(source, sink, missing, progress)
         progress.start_phase("flush", sink.bytes_written)
         sink.sync()
         progress.advance(sink.bytes_written)
         written = np.setdiff1d(missing, sink.commit_last.blocks, assume_unique=True)
-        rewritten_count = _verify_written(image, sink, written, progress)
+        rewritten_count = _verify_written(source, sink, written, progress)
         sink.commit(reread=rewritten_count > 0)
         fitted = fit(target, manifest, options.fit)
         mode = target.readback_mode
         kept_bytes = manifest.raw_bytes_of(_used_blocks(manifest)) - manifest.raw_bytes_of(missing)
         seconds = time.monotonic() - started_s
+        customised = "" if patch is None else f", customised for {patch.machine_id},"
         outcome = (
-            f"{manifest.name} ({format_bytes(manifest.raw_bytes)}) is on {target.path}, every byte read back and "
-            f"verified, after {format_duration(seconds)}; {format_bytes(kept_bytes)} were there already"
+            f"{manifest.name} ({format_bytes(manifest.raw_bytes)}){customised} is on {target.path}, every byte "
+            f"read back and verified, after {format_duration(seconds)}; {format_bytes(kept_bytes)} were there already"
         )
         progress.result(
             {
                 "image_id": manifest.image_id.hex(),
                 "image_name": manifest.name,
+                **patch_fields(patch),
                 "target": str(target.path),
                 "raw_bytes": manifest.raw_bytes,
                 "raw_bytes_kept": kept_bytes,
@@ -129,11 +152,14 @@ def _missing_blocks(
     return np.union1d(missing_last, _verify_all(manifest, others, sink.missing, progress, "scan"))
 
 
-def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None:
-    """Read a file or block device and compare it with an image; nothing is written.
+def compare(
+    image_path: Path, target_path: Path, progress: DiskProgress, patch_path: Path | None = None
+) -> None:
+    """Read a file or block device and compare it with an image, or one with a patch; nothing is written.
 
     Raises:
         ImageError: the image can't be used.
+        PatchRefusedError: the patch is damaged, or for another image.
         TargetTooSmallError: the target is smaller than the image.
         TargetError: the target can't be read.
         VerificationError: they differ; the message names the first block, ``progress`` has shown the first few.
@@ -143,21 +169,24 @@ def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None
         open_image(image_path) as image,
         open_for_comparison(target_path, image.manifest.raw_bytes) as read_back,
     ):
-        manifest = image.manifest
+        patch = None if patch_path is None else read_patch(patch_path)
+        manifest = image.manifest if patch is None else effective_manifest(image.manifest, patch)
+        customised = "" if patch is None else f" with the patch of {patch.machine_id}"
         verifier = Verifier(read_back, manifest)
         blocks = _used_blocks(manifest)
         mismatching = _verify_all(manifest, blocks, verifier.verify_blocks, progress, "compare")
         if mismatching.size:
             _show_differences(manifest, mismatching, progress)
             raise VerificationError(
-                f"{target_path} differs from {manifest.name} in {mismatching.size} of {blocks.size} blocks, "
-                f"first in {_place(manifest, int(mismatching[0]))}: restore the image to fix it"
+                f"{target_path} differs from {manifest.name}{customised} in {mismatching.size} of {blocks.size} "
+                f"blocks, first in {_place(manifest, int(mismatching[0]))}: restore the image to fix it"
             )
         seconds = time.monotonic() - started_s
         progress.result(
             {
                 "image_id": manifest.image_id.hex(),
                 "image_name": manifest.name,
+                **patch_fields(patch),
                 "target": str(target_path),
                 "target_bytes": read_back.size_bytes,
                 "raw_bytes": manifest.raw_bytes,
@@ -165,12 +194,12 @@ def compare(image_path: Path, target_path: Path, progress: DiskProgress) -> None
                 "readback_mode": read_back.mode.value,
                 "seconds": round(seconds, 3),
             },
-            f"{target_path} holds {manifest.name} ({format_bytes(manifest.raw_bytes)}), compared in "
+            f"{target_path} holds {manifest.name}{customised} ({format_bytes(manifest.raw_bytes)}), compared in "
             f"{format_duration(seconds)}",
         )
 
 
-def _write(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress) -> None:
+def _write(image: BlockSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress) -> None:
     manifest = image.manifest
 
     def zero(step: NDArray[np.int64]) -> int:
@@ -191,7 +220,7 @@ def _write(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progr
     run_parallel(steps, write, threads=thread_count(), on_progress=progress.advance)
 
 
-def _write_step(image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], buffer: memoryview) -> int:
+def _write_step(image: BlockSource, sink: BlockSink, blocks: NDArray[np.int64], buffer: memoryview) -> int:
     manifest, stored, end = image.manifest, [], 0
     for block in blocks.tolist():
         view = image.read_stored(block, buffer[end:])
@@ -227,7 +256,7 @@ def _verify_all(
 
 
 def _verify_written(
-    image: ImageSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress
+    image: BlockSource, sink: BlockSink, blocks: NDArray[np.int64], progress: DiskProgress
 ) -> int:
     """Read back the flushed blocks, write wrong ones again, and return the number of rewritten blocks.
 
@@ -249,7 +278,7 @@ def _verify_written(
     raise read_back_error(sink.target.path, manifest, int(blocks[0]))
 
 
-def _require_consistent(image: ImageSource, sink: BlockSink, block: int) -> None:
+def _require_consistent(image: BlockSource, sink: BlockSink, block: int) -> None:
     """Raise if a block read back wrong because the image contradicts itself, not because of the disk."""
     if image.manifest.kind[block] <= BlockKind.RAW:
         buffer = memoryview(bytearray(image.manifest.block_bytes))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -23,6 +24,7 @@ from typing import Final
 import trio
 
 from protocol.constants import CHECK_IN_WAIT_S_MAX
+from protocol.control.capture_messages import CaptureAssignment
 from protocol.control.check_in import (
     AgentState,
     Assignment,
@@ -34,6 +36,7 @@ from protocol.control.check_in import (
 from protocol.errors import DiskcastError, EnrolmentRefusedError, NoSenderError, SenderLostError
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.shared.units import format_duration
+from receiver.capture.capture_disk import CapturedImage, CaptureProgress, CaptureStopped
 from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker, endpoint_of
 from receiver.reception.network.http_client import Unreachable
@@ -47,6 +50,7 @@ from receiver.reception.reporting.status import (
     completion_report,
     idle_status,
 )
+from receiver.service.idle_watch import IdleWatch
 from receiver.service.log import ServiceLog
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import (
@@ -100,6 +104,20 @@ Receive = Callable[
 ]
 """A function like :func:`receiver.reception.receive.receive_cast`."""
 
+MakeCapture = Callable[
+    [str, CaptureAssignment, Callable[[CaptureProgress], None]],
+    Awaitable[CapturedImage],
+]
+"""A function like :meth:`receiver.capture.capture_runner.CaptureRunner.run`."""
+
+
+class ServiceEnd(enum.Enum):
+    """The reason for which a service ends."""
+
+    CAST_SUCCEEDED = enum.auto()
+    NOTHING_PLANNED = enum.auto()
+    """The machine has waited for long enough, and no cast is planned for it."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AgentDescription:
@@ -124,7 +142,9 @@ class AgentService:
         receive: Receive,
         log: ServiceLog,
         exit_after_success: bool = False,
+        exit_when_idle: bool = False,
         wants: Callable[[Assignment], bool] = lambda _assignment: True,
+        capture: MakeCapture | None = None,
     ) -> None:
         """Args:
         ring: the daemons to check in with.
@@ -134,7 +154,9 @@ class AgentService:
         receive: receives a cast; :func:`receiver.reception.receive.receive_cast`.
         log: notified of events.
         exit_after_success: stop after a successful cast.
+        exit_when_idle: stop when nothing has been planned for as long as the daemon says.
         wants: returns whether to receive an assigned cast; one that isn't wanted is declined for now.
+        capture: makes a capture; None to leave captures to another run of the agent.
         """
         self._ring = ring
         self._description = description
@@ -143,7 +165,10 @@ class AgentService:
         self._receive = receive
         self._log = log
         self._exit_after_success = exit_after_success
+        self._exit_when_idle = exit_when_idle
+        self._idle_watch = IdleWatch()
         self._wants = wants
+        self._capture = capture
         self._agent_id = secrets.token_hex(16)
         self._unrecorded: dict[CastId, CastOutcome] = {}
         self._last_cast: CastId | None = None
@@ -161,21 +186,24 @@ class AgentService:
         receiver = self._receiver
         return self._status if receiver is None else receiver.status()
 
-    async def run(self) -> None:
-        """Run until a cast has succeeded, with ``exit_after_success``, and its result is recorded; otherwise forever.
+    async def run(self) -> ServiceEnd:
+        """Run until a cast has succeeded and its result is recorded, or nothing is planned, as the options say.
 
         Raises:
             EnrolmentRefusedError: a daemon refuses this agent's token, or another agent stays active as this machine.
         """
         try:
             while True:
-                assignment, answer = await self._wait_for_cast()
+                assigned = await self._wait_for_cast()
+                if assigned is None:
+                    return ServiceEnd.NOTHING_PLANNED
+                assignment, answer = assigned
                 if await self._receive_cast(assignment, answer) and self._exit_after_success:
                     with trio.move_on_after(DELIVER_S):
                         while self._unrecorded:
                             await self._check_in(AgentState.IDLE)
                             await trio.sleep(PAUSE_MIN_S)
-                    return
+                    return ServiceEnd.CAST_SUCCEEDED
         finally:
             if self._unrecorded:
                 self._log.unrecorded(list(self._unrecorded))
@@ -192,7 +220,8 @@ class AgentService:
 
     # -- waiting ----------------------------------------------------------------------------------------------
 
-    async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer]:
+    async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer] | None:
+        """Return the next cast to receive; None if nothing has been planned for long enough."""
         declined = False
         while True:
             # Long-poll only once this machine is registered and its results are recorded, since both are urgent.
@@ -202,7 +231,13 @@ class AgentService:
             assignment = answer.assignment
             if assignment is not None and self._accepts(assignment):
                 return assignment, answer
-            declined = assignment is not None
+            declined = assignment is not None or answer.capture is not None
+            if answer.capture is not None and self._capture is not None:
+                await self._make_capture(answer.capture, self._capture)
+            idle_s = self._idle_watch.note(answer, trio.current_time())
+            if idle_s is not None and self._exit_when_idle and not self._unrecorded:
+                self._log.nothing_planned(idle_s)
+                return None
             await trio.sleep(max(PAUSE_MIN_S, answer.check_in_after_s))
 
     def _accepts(self, assignment: Assignment) -> bool:
@@ -305,6 +340,35 @@ class AgentService:
                 f"{format_duration(now - self._claim_refused_at)}"
             ) from error
 
+    # -- capturing --------------------------------------------------------------------------------------------
+
+    async def _make_capture(self, assignment: CaptureAssignment, capture: MakeCapture) -> None:
+        """Make a capture; its daemon learns of a failure."""
+        self._log.capture_assigned(assignment)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stay_present)
+                image = await capture(self._ring.url, assignment, self._log.capture_progress)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            error = single_error(group)
+            if isinstance(error, CaptureStopped):
+                self._log.unanswered(str(error))
+                return
+            if not isinstance(error, DiskcastError):
+                raise error from group
+            self._log.capture_failed(assignment, error)
+            return
+        self._log.captured(assignment, image)
+
+    async def _stay_present(self) -> None:
+        """Check in during a capture, so that the machine stays online and no other agent becomes this machine."""
+        while True:
+            # A revoked token ends the service, but not a running capture.
+            with contextlib.suppress(EnrolmentRefusedError):
+                await self._try_check_in(AgentState.CAPTURING, None, 0.0)
+            await trio.sleep(PAUSE_RECEIVING_MAX_S)
+
     # -- receiving --------------------------------------------------------------------------------------------
 
     async def _receive_cast(self, assignment: Assignment, answer: CheckInAnswer) -> bool:
@@ -344,6 +408,8 @@ class AgentService:
     def _note_failure(self, cast_id: CastId, error: DiskcastError) -> None:
         self._log.failed(cast_id, error)
         self._note_end(cast_id)
+        if self._status.target_prepared:
+            self._idle_watch.stay()
         # A lost sender is no final result: the agent joins again when the cast is assigned again.
         if not isinstance(error, NoSenderError | SenderLostError):
             report = completion_report(

@@ -32,6 +32,7 @@ from receiver.trust.options import trust_options
     show_default=True,
     help="Action after a successful cast.",
 )
+@click.option("--allow-capture", is_flag=True, help="Let the daemon make images of this machine's disks.")
 @JSON_OPTION
 def run(
     target: str,
@@ -43,6 +44,7 @@ def run(
     ca_file: Path | None,
     token_file: Path | None,
     after_cast: str,
+    allow_capture: bool,
     as_json: bool,
 ) -> None:
     """Wait for casts of a daemon, and receive each one that is for this machine.
@@ -77,5 +79,6 @@ def run(
         certificates=PeerTrust.of_options(pins, ca_file),
         token=read_token(token_file),
         after=AfterCast(after_cast),
+        allow_capture=allow_capture,
     )
     serve_casts(options, JsonServiceLog() if as_json else PlainServiceLog())

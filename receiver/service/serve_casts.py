@@ -13,12 +13,13 @@ import trio
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError
 from protocol.program.peer_trust import PeerTrust
+from receiver.capture.capture_runner import CaptureRunner
 from receiver.reception.machine_identity import describe_machine
 from receiver.reception.machine_options import MachineOptions
 from receiver.reception.network.interface import require_interface
 from receiver.reception.options import ReceiveOptions
 from receiver.reception.receive import receive_cast
-from receiver.service.agent_service import AgentDescription, AgentService
+from receiver.service.agent_service import AgentDescription, AgentService, ServiceEnd
 from receiver.service.log import ServiceLog
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.restart import prepare_restart
@@ -46,6 +47,8 @@ class ServiceOptions:
         certificates: certificates of daemons that are accepted.
         token: token that enrols this machine; empty if none was given.
         after: action after a successful cast.
+        restart_when_idle: restart the machine when nothing has been planned for as long as the daemon says.
+        allow_capture: let the daemon make images of this machine's disks.
     """
 
     machine: MachineOptions
@@ -56,29 +59,34 @@ class ServiceOptions:
     certificates: PeerTrust
     token: str = dataclasses.field(repr=False)
     after: AfterCast
+    restart_when_idle: bool = False
+    allow_capture: bool = False
 
 
 def serve_casts(options: ServiceOptions, log: ServiceLog) -> None:
-    """Receive casts until one has succeeded, or forever; then restart the machine if that was requested.
+    """Receive casts until one has succeeded, or nothing is planned; then restart the machine if that was requested.
 
     Raises:
         ConfigurationError: an option is invalid, or this machine couldn't be restarted after the cast.
         EnrolmentRefusedError: a daemon refuses this agent.
     """
     require_interface(options.machine.interface)
-    restart = prepare_restart(options.after)
+    restarts = {
+        ServiceEnd.CAST_SUCCEEDED: prepare_restart(options.after),
+        ServiceEnd.NOTHING_PLANNED: prepare_restart(AfterCast.REBOOT) if options.restart_when_idle else None,
+    }
 
-    async def serve() -> bool:
+    async def serve() -> ServiceEnd:
         # Built here, since it needs trio's clock.
         service = _build_service(options, log)
         with options.machine.serve_metrics(service.status):
-            await service.run()
-        return True
+            return await service.run()
 
     gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
-    done = trio.run(run_until_signal, serve)
+    end = trio.run(run_until_signal, serve)
     log.stopped()
-    if done and restart is not None:
+    restart = None if end is None else restarts[end]
+    if restart is not None:
         restart()
 
 
@@ -97,8 +105,10 @@ def _build_service(options: ServiceOptions, log: ServiceLog) -> AgentService:
         reception_options(options),
         credentials,
         receive=receive_cast,
+        capture=CaptureRunner(options.certificates, options.target, allowed=options.allow_capture).run,
         log=log,
         exit_after_success=options.after is not AfterCast.WAIT,
+        exit_when_idle=options.restart_when_idle,
     )
 
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from protocol.control.boot_parameters import BOOT_TOKEN_PREFIX
 from protocol.control.check_in import CHECK_IN, CHECK_IN_ANSWER, CHECK_IN_PATH, CheckIn, CheckInAnswer
 from protocol.errors import CertificateError, EnrolmentRefusedError, ProtocolError
 from protocol.program.peer_trust import PeerTrust
@@ -153,9 +154,12 @@ class ServerClient:
 
     def _refusal(self, status: int, detail: str) -> Exception:
         if status in (401, 403):
+            text = f"the daemon at {self.url} refused this agent ({status}): {detail}"
+            if self._credentials.bearer.startswith(BOOT_TOKEN_PREFIX):
+                return EnrolmentRefusedError(text)  # the daemon's reason has the fix: boot again
             return EnrolmentRefusedError(
-                f"the daemon at {self.url} refused this agent ({status}): {detail}; create a token with "
-                "diskcast tokens create NAME --role enrol, and pass it by --token-file or DISKCAST_TOKEN"
+                f"{text}; create a token with diskcast tokens create NAME --role enrol, and pass it by --token-file or "
+                "DISKCAST_TOKEN"
             )
         if status == 409:
             return ClaimRefused(f"{self.url}: {detail}")

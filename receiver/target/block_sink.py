@@ -16,6 +16,7 @@ from protocol.image.commit_blocks import commit_blocks
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.shared.block_masks import iter_set_blocks
 from receiver.disk.commit import CommitLast
+from receiver.disk.file_holes import blocks_in_holes
 from receiver.disk.scan_heuristic import worth_scanning
 from receiver.disk.target import Target
 from receiver.disk.verifier import Verifier
@@ -222,9 +223,13 @@ class BlockSink:
 
         Raises:
             StorageError: the disk can't be read, or the target is poisoned.
+            TargetReplacedError: they are wrong since another program changed the target file.
         """
         self.target.check()
-        return self._verifier.verify_blocks(blocks, threads=threads)
+        wrong = self._verifier.verify_blocks(blocks, threads=threads)
+        if wrong.size:
+            self.target.require_in_place()  # otherwise the disk would be blamed
+        return wrong
 
     def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return those of ``blocks`` (ascending, distinct) that the target doesn't hold, before they are written.
@@ -245,12 +250,34 @@ class BlockSink:
         Raises:
             VerificationError: a block read back wrong twice, or isn't right any more; the target is marked as
                 incomplete.
+            TargetReplacedError: another program removed, replaced or truncated the target file.
             StorageError: writing or reading failed; the target is marked as incomplete.
         """
-        if not self.commit_last.due:
+        self._require_untouched()
+        if self.commit_last.due:
+            self._commit_last(reread=reread)
+        else:
             self.target.cut_off()
             self.target.sync()
+        self.target.require_in_place()
+
+    def _require_untouched(self) -> None:
+        """Check that no other program has removed, replaced or truncated the target file since it was verified.
+
+        A file that was truncated has its length again once later blocks are written; the lost ones are holes.
+        """
+        self.target.require_in_place()
+        if self.target.is_device:
             return
+        manifest = self.manifest
+        written = manifest.stored_mask
+        written[self.commit_last.blocks] = False  # not written yet
+        suspects = blocks_in_holes(self.target.fd, written, manifest.block_bytes, manifest.raw_bytes)
+        lost = self._verifier.verify_blocks(suspects)
+        if lost.size:
+            raise self.target.replaced_error("truncated")
+
+    def _commit_last(self, *, reread: bool) -> None:
         self.commit_last.start()
         used = self.manifest.kind != BlockKind.UNUSED
         # Discarding unused blocks spares the disk. Not at the edges: that could lose the marker or undo the wiping.

@@ -24,6 +24,7 @@ from protocol.errors import (
 )
 from protocol.shared.units import format_bytes
 from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
+from receiver.disk.inventory.disk_contents import DiskContents, read_contents
 from receiver.disk.inventory.holders import (
     DeviceUse,
     LoopProbe,
@@ -112,6 +113,27 @@ def judge(
     )
 
 
+def refuse_boot_stick(disk: BlockDevice, contents: DiskContents) -> Refusal | None:
+    """Refuse a boot stick of diskcast, which the live system may have come from; return None for any other disk.
+
+    Lists and rules refuse it. Who names it by its path or serial number means it.
+    """
+    if not contents.is_boot_stick:
+        return None
+    return Refusal(
+        TargetIsSystemDiskError,
+        f"{disk.path} is a boot stick of diskcast",
+        "choose another disk; to overwrite the stick, name it by its path",
+    )
+
+
+def refuse_if_boot_stick(disk: BlockDevice) -> Refusal | None:
+    """Read a removable disk, and refuse it if it is a boot stick."""
+    if not disk.removable:
+        return None
+    return refuse_boot_stick(disk, read_contents(disk.path, disk.size_bytes, disk.sector_bytes))
+
+
 def with_candidates(
     error: TargetError, inventory: DiskInventory, raw_bytes: int, *, probe: LoopProbe = loop_file
 ) -> TargetError:
@@ -119,7 +141,7 @@ def with_candidates(
     probe = functools.cache(probe)
     lines: list[str] = []
     for disk in inventory.disks():
-        refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe)
+        refusal = judge(disk, inventory, ImageNeeds(raw_bytes), probe=probe) or refuse_if_boot_stick(disk)
         if is_shown(disk, refusal):
             lines.append(f"  {_summary(disk)}: {verdict_text(disk, refusal)}")
     if len(lines) > _CANDIDATES_SHOWN_MAX:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,8 @@ from protocol.fec.reed_solomon import decode_in_place
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
+from protocol.patch.effective_manifest import effective_manifest
+from protocol.patch.machine_patch import MachinePatch
 from protocol.receiving.block_assembly import AssembledBlock
 from protocol.shared.block_masks import first_set, sample_set
 from protocol.trust.block_cipher import BlockCipher
@@ -27,6 +29,7 @@ from receiver.disk.watched_threads import WatchedThreads
 from receiver.shared.thread_time import ThreadTimer
 from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.options import DEFAULTS, TargetOptions
+from receiver.target.patch_blocks import PatchBlocks, unpatched
 
 ZERO_STEP_BYTES: Final = 256 * MIB
 """Bytes zeroed and verified in one step; between two steps the agent can be stopped."""
@@ -42,13 +45,23 @@ DECRYPT_BYTES: Final = 4 * MIB
 """Decrypted blocks of one thread: a whole batch of the usual size, or one block of the largest."""
 
 
+PermitPatch = Callable[[Manifest], MachinePatch | None]
+"""Returns the patch to write with the image of a manifest, or raises :class:`protocol.errors.PatchRefusedError`."""
+
+
+def no_patch(_manifest: Manifest) -> MachinePatch | None:
+    """Permit nothing but the image itself."""
+    return None
+
+
 class TargetImage:
     """One image on its way to one target, over as many runs of the sender as it takes.
 
     Methods that block are documented as blocking and called from worker threads, all others from the trio thread.
 
     Attributes:
-        manifest: None until :meth:`take_manifest`.
+        manifest: the image's, as the sender casts it; None until :meth:`take_manifest`. With a machine patch the target
+            is written and verified by the effective manifest; patched blocks are in neither ``need`` nor ``unscanned``.
         need: ``bool[block_count]``: stored blocks that are known to be missing on the target.
         unscanned: ``bool[block_count]``: stored and zero blocks that weren't scanned yet.
         needed_count: stored blocks that are neither verified nor held back, including unscanned ones.
@@ -84,6 +97,7 @@ class TargetImage:
         self._options = options
         self._rng = rng or random.Random()
         self._sink: BlockSink | None = None
+        self._patch: PatchBlocks | None = None
         self._zeros_due: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._zeros_due_count = 0
         self._zeros_due_start = 0  # no block before this one is due
@@ -125,6 +139,16 @@ class TargetImage:
         return max(0.0, self._block_timer.busy_s() - self.write_s)
 
     @property
+    def patch(self) -> MachinePatch | None:
+        """Return the machine patch; None before the manifest is known, or without one."""
+        return None if self._patch is None else self._patch.patch
+
+    @property
+    def patch_due(self) -> bool:
+        """Return whether blocks of the machine patch wait to be written and verified."""
+        return self._patch is not None and self._patch.due
+
+    @property
     def zeros_due(self) -> bool:
         """Return whether zero blocks wait to be zeroed and verified."""
         return self._zeros_due_count > 0
@@ -148,6 +172,7 @@ class TargetImage:
             and not self._committed
             and not self.scanning
             and not self.zeros_due
+            and not self.patch_due
             and self.needed_count == 0
         )
 
@@ -163,11 +188,22 @@ class TargetImage:
 
     # -- blocking ---------------------------------------------------------------------------------------------
 
-    def take_manifest(self, data: bytes | memoryview | StoredManifest, parameters: CastParameters) -> None:
+    def take_manifest(
+        self,
+        data: bytes | memoryview | StoredManifest,
+        parameters: CastParameters,
+        permit: PermitPatch = no_patch,
+    ) -> None:
         """Check the manifest, prepare the target, and decide whether to scan it. Blocks.
+
+        Args:
+            data: the manifest.
+            parameters: the cast's.
+            permit: decides about the machine's patch, before the first change of the target.
 
         Raises:
             CastFailedError: it isn't the manifest of the cast's image.
+            PatchRefusedError: the machine's patch isn't allowed.
             ImageError: the manifest is damaged or from a newer diskcast.
             TargetError: the image doesn't fit the target.
             FitError: it can't be fitted to the target as requested.
@@ -181,12 +217,13 @@ class TargetImage:
             )
         if (manifest.raw_bytes, manifest.block_bytes) != (parameters.raw_bytes, parameters.block_bytes):
             raise CastFailedError("the cast's sizes contradict its image's manifest: start the cast again")
+        patch = permit(manifest)
         check_fit(self._options.fit, self._target, manifest)
-        sink = BlockSink(self._target, manifest)
+        sink = BlockSink(self._target, manifest if patch is None else effective_manifest(manifest, patch))
         sink.prepare()
         scanned = self._options.scans and sink.worth_scanning(self._rng)
-        stored = manifest.stored_mask
-        zeros = manifest.kind == BlockKind.ZERO
+        stored = unpatched(manifest.stored_mask, patch)
+        zeros = unpatched(manifest.kind == BlockKind.ZERO, patch)
         zeros[0] = False  # committed last
         self.needed_count = int(np.count_nonzero(stored))
         last = sink.commit_last.blocks[stored[sink.commit_last.blocks]]
@@ -201,9 +238,13 @@ class TargetImage:
         self._zeros_due_count = int(np.count_nonzero(self._zeros_due))
         self._sink = sink
         self.manifest = manifest
+        self._patch = None if patch is None else PatchBlocks(patch, sink)
         if scanned:
             # Must precede the first change of the target, which wipes its edges.
             right = sink.commit_last.keep_matching()
+            if self._patch is not None:
+                self.raw_bytes_kept += self._count_verified(self._patch.keep_matching(right))
+                right = right[np.isin(right, self._patch.patch.blocks, invert=True)]
             self.mark_held(right)
             self.mark_missing(np.setdiff1d(last, right, assume_unique=True))
 
@@ -301,6 +342,20 @@ class TargetImage:
         self._sink.zero(blocks)
         return blocks, self.sync_and_verify(blocks)
 
+    def patch_step(self) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
+        """Write the next blocks of the machine patch and verify them. Blocks.
+
+        Returns:
+            The blocks of this step that are held back and those that were written, both for :meth:`mark_patched`; and
+            those that read back wrong.
+
+        Raises:
+            StorageError: writing, flushing or reading failed.
+        """
+        assert self._patch is not None
+        held, written = self._patch.write_step()
+        return held, written, self.sync_and_verify(written)
+
     def commit(self) -> None:
         """Write the held-back blocks and verify them, then fit the image to the target. Blocks.
 
@@ -363,6 +418,12 @@ class TargetImage:
         self._zeros_due_count -= int(blocks.size)
         self._count_verified(blocks)
 
+    def mark_patched(self, held: list[int], written: NDArray[np.int64]) -> None:
+        """Record that the blocks of a :meth:`patch_step` are verified or held back."""
+        assert self._patch is not None
+        self._patch.mark_written(held, written)
+        self._count_verified(written)
+
     def mark_verified(self, blocks: NDArray[np.int64]) -> None:
         """Record that stored blocks are verified."""
         self.need[blocks] = False
@@ -385,7 +446,9 @@ class TargetImage:
         assert self.manifest is not None
         last = np.array(sorted(self._held_back), np.int64)
         self._count_verified(last)
-        if self.manifest.kind[0] == BlockKind.ZERO:
+        if self._patch is not None:
+            self._count_verified(np.array(sorted(self._patch.held_back), np.int64))
+        if self._sink.manifest.kind[0] == BlockKind.ZERO:
             self._count_verified(np.zeros(1, np.int64))
         self.blocks_rewritten_count += self._sink.commit_last.rewritten_count
         self._committed = True

@@ -128,11 +128,14 @@ def _open_eligible(
     with contextlib.ExitStack() as undo:
         fd = _create(path) if status is None else _open_existing(path, status, inventory, system_paths)
         undo.callback(os.close, fd)
-        if status is None:
-            undo.callback(remove_created_file, path, fd)
         if device is not None:
             _lock_out_udev(fd)
             _require_identity(path, fd, expected or device.identity, system_paths)
+        elif stat.S_ISREG(os.fstat(fd).st_mode):
+            _lock_file(path, fd)
+        if status is None:
+            # Only now: until it is locked, another agent may have opened and locked it.
+            undo.callback(remove_created_file, path, fd)
         read_back = open_read_back(path, held_fd=fd)
         undo.callback(read_back.close)
         if not os.path.samestat(os.fstat(fd), os.fstat(read_back.fd)):
@@ -187,6 +190,29 @@ def _lock_out_udev(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _lock_file(path: Path, fd: int) -> None:
+    """Claim a file until it is closed, as the kernel claims a device: two agents would mix their images in it.
+
+    Raises:
+        TargetInUseError: another program has locked it.
+        TargetError: the file that was opened was removed before it was locked.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TargetInUseError(
+            f"{path} is locked by another program, probably an agent that writes it: stop that, or choose another "
+            f"target; {NOTHING_WRITTEN}"
+        ) from error
+    except OSError as error:
+        # Some network filesystems have no locks; operators who use them as targets keep agents apart themselves.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    found = _status(path)
+    if found is None or not os.path.samestat(found, os.fstat(fd)):
+        raise _replaced(path)
+
+
 def _replaced(path: Path) -> TargetError:
     return TargetError(
         f"{path} was replaced while it was being opened: try again when nothing else uses it; {NOTHING_WRITTEN}"
@@ -235,7 +261,10 @@ def _create(path: Path) -> int:
     inside_devices = parent.resolve().is_relative_to(_DEVICES)
     if inside_devices and parent.stat().st_dev == _DEVICES.stat().st_dev:
         raise TargetError(f"there is no device {path}: name an existing one; {NOTHING_WRITTEN}")
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError as error:
+        raise _replaced(path) from error
 
 
 def _open_existing(

@@ -24,7 +24,13 @@ from receiver.disk.inventory.block_devices import (
 )
 from receiver.disk.inventory.holders import LoopProbe, loop_file
 from receiver.disk.inventory.read_devices import read_inventory
-from receiver.target.eligibility import NOTHING_WRITTEN, ImageNeeds, judge, with_candidates
+from receiver.target.eligibility import (
+    NOTHING_WRITTEN,
+    ImageNeeds,
+    judge,
+    refuse_if_boot_stick,
+    with_candidates,
+)
 
 _LOOKS_LIKE_SELECTOR: Final = re.compile(r"[A-Za-z_ -]+[=:]")
 
@@ -118,6 +124,12 @@ def choose_target(
         raise with_candidates(error, inventory, raw_bytes, probe=probe) from None
 
 
+def is_path(text: str) -> bool:
+    """Return whether ``--target`` is a path rather than a selector."""
+    kind, separator, _ = text.partition("=")
+    return text != "auto" and not text.startswith("auto:") and not (separator and kind in _MATCHERS)
+
+
 def _refuse_misspelt(text: str) -> None:
     """Refuse a misspelt selector: ``serail=X`` mustn't become a file, which a live system would keep in memory."""
     if _LOOKS_LIKE_SELECTOR.match(text) and not Path(text).exists():
@@ -162,8 +174,9 @@ def _choose_auto(
     for disk in inventory.disks():
         if rule.admits(disk) and (partition is None or _find_partition(disk, partition, inventory)):
             device = _find_partition(disk, partition, inventory) if partition else disk
-            # A rule never selects the disk that the machine runs from, not even for one partition of it.
+            # A rule never selects the disk that the machine runs from or was booted from, nor a partition of it.
             refusal = judge(disk, inventory, ImageNeeds(0 if partition else raw_bytes), probe=probe)
+            refusal = refusal or refuse_if_boot_stick(disk)
             if device is not None and refusal is None:
                 refusal = judge(device, inventory, ImageNeeds(raw_bytes), probe=probe)
                 if refusal is None:
@@ -192,6 +205,10 @@ def _choose_named(
     matching = [disk for disk in inventory.disks() if _MATCHERS[kind](disk, value.strip())]
     devices = [_partition_of(disk, partition, inventory) if partition else disk for disk in matching]
     refusals = [judge(device, inventory, ImageNeeds(raw_bytes), probe=probe) for device in devices]
+    if kind == "model":
+        refusals = [
+            refusal or refuse_if_boot_stick(disk) for disk, refusal in zip(matching, refusals, strict=True)
+        ]
     usable = [device for device, refusal in zip(devices, refusals, strict=True) if refusal is None]
     if not matching:
         raise TargetError(f"no disk has {text}: name one of the disks of this machine; {NOTHING_WRITTEN}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from protocol.control.control_messages import CastDescription
 from protocol.errors import RollbackError, TrustError
+from protocol.patch.patch_set import PatchSet, SignedPatchSet
 from protocol.trust.image_policy import AcceptedImage, OfferedImage
 from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.rollback_floors import RollbackFloors
@@ -66,6 +67,19 @@ class ImageGate:
         """
         self._floors.prepare()
         return self._options.policy(signer).accept(offered, now=self._now(), floors=self._floors.load())
+
+    def verified_patch_set(self, signed_set: SignedPatchSet, signer: str = "") -> PatchSet:
+        """Return a set of machine patches that a trusted key signed.
+
+        Args:
+            signed_set: the set as the sender or daemon has it.
+            signer: the signer's key as for :meth:`accept_offered`.
+
+        Raises:
+            PatchRefusedError: no trusted key signed it, or it has expired.
+            ConfigurationError: a source of trust is invalid.
+        """
+        return signed_set.verify(self._options.policy(signer).keys, self._now())
 
     def completed(self, accepted: AcceptedImage) -> None:
         """Keep the version of an image that is verified on the target as the floor of its name.

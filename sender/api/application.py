@@ -60,6 +60,7 @@ def create_application(services: Services) -> FastAPI:
         services.store,
         services.recorder,
         services.access,
+        services.captures,
         metrics_public=services.config.metrics.public,
     )
     plain_paths = [_path(operation) for operation in OPERATIONS if "{" not in operation.path]
@@ -67,6 +68,7 @@ def create_application(services: Services) -> FastAPI:
     app = _routed(route_guard.route_class)
     app.state.services = services
     app.state.authenticator = authenticator
+    app.state.disk_stream_count = 0
     app.state.stopping = asyncio.Event()
     app.state.stream_count = 0
     app.state.machines_total = 0

@@ -7,6 +7,15 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from protocol.constants import INVENTORY_ENTRIES_MAX, INVENTORY_KEY_BYTES_MAX, INVENTORY_VALUE_BYTES_MAX
+from protocol.control.capture_messages import (
+    CAPTURE_ASSIGNMENT,
+    CAPTURE_END,
+    CAPTURE_FAILURE,
+    CAPTURE_POSITION,
+    CAPTURE_RESULT,
+    CAPTURE_START,
+    SPAN_ANSWER,
+)
 from protocol.control.check_in import ASSIGNMENT, CAST_OUTCOME, CHECK_IN, CHECK_IN_ANSWER
 from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
 from protocol.control.image_requests import IMAGE_CHOICE, LIBRARY_IMAGE, LIBRARY_IMAGES, REQUEST_STATUS
@@ -17,6 +26,7 @@ from protocol.schema.json_fields import (
     DecimalText,
     HardwareAddresses,
     HexBytes,
+    HexData,
     HexInteger,
     Integer,
     InventoryField,
@@ -40,6 +50,7 @@ _MEANINGS: Final = {
     HTTPStatus.NOT_FOUND: "The resource doesn't exist.",
     HTTPStatus.REQUEST_TIMEOUT: "The body didn't arrive in time.",
     HTTPStatus.CONFLICT: "The current state doesn't allow this.",
+    HTTPStatus.GONE: "The capture has ended.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body has the wrong type.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A field is invalid; `errors` names it.",
@@ -188,6 +199,9 @@ def _key_parameter(repeat: Repeat) -> dict[str, Any]:
 
 
 def _complete_body(entry: dict[str, Any], operation: Operation) -> None:
+    if operation.body is Body.BATCH:
+        batch = {"schema": {"type": "string", "format": "binary"}}
+        entry["requestBody"] = {"required": True, "content": {Body.BATCH.value: batch}}
     if operation.body is Body.CSV:
         entry["requestBody"] = {
             "required": True,
@@ -205,8 +219,9 @@ def _complete_body(entry: dict[str, Any], operation: Operation) -> None:
                 "required": True,
                 "content": {"application/json": {"schema": _schema(asked)}},
             }
-        content = {"application/json": {"schema": _schema(answered)}}
-        entry["responses"][str(int(operation.status))]["content"] = content
+        if answered is not None:
+            content = {"application/json": {"schema": _schema(answered)}}
+            entry["responses"][str(int(operation.status))]["content"] = content
     elif operation.endpoint.__name__ == "get_document":
         entry["responses"]["200"]["content"] = {"application/json": {"schema": {"type": "object"}}}
 
@@ -219,6 +234,7 @@ def _role(access: Access) -> str:
         Access.ENROL: "`enrol`",
         Access.BOOT: "`boot` or `operate`",
         Access.MACHINE: "none; the secret of the machine",
+        Access.CAPTURE: "none; the secret of the capture",
         Access.OPEN: "none",
     }[access]
 
@@ -230,18 +246,38 @@ _RECORDS: Final = (
     (CAST_OUTCOME, "CastOutcome", "Result of a cast on one machine."),
     (CHECK_IN, "CheckIn", "Report of an agent about itself."),
     (ASSIGNMENT, "Assignment", "The cast that a machine joins, and its control URL."),
-    (CHECK_IN_ANSWER, "CheckInAnswer", "The machine's id, and the cast that it joins."),
+    (
+        CAPTURE_ASSIGNMENT,
+        "CaptureAssignment",
+        "The capture that a machine makes, with the secret of its upload.",
+    ),
+    (
+        CHECK_IN_ANSWER,
+        "CheckInAnswer",
+        "The machine's id, and the cast that it joins or the capture that it makes.",
+    ),
+    (CAPTURE_START, "CaptureStart", "The disk that an agent captures."),
+    (CAPTURE_POSITION, "CapturePosition", "The next block of an upload, and of its proof."),
+    (SPAN_ANSWER, "SpanAnswer", "The blocks of a batch that the daemon doesn't have, as a bitmap."),
+    (CAPTURE_END, "CaptureEnd", "The end of an upload."),
+    (CAPTURE_RESULT, "CaptureResult", "The image of a capture."),
+    (CAPTURE_FAILURE, "CaptureFailure", "The reason for which an agent can't make a capture."),
     (LIBRARY_IMAGE, "LibraryImage", "An image that a machine may request."),
     (LIBRARY_IMAGES, "LibraryImages", "The images that a machine may request, by name."),
     (IMAGE_CHOICE, "ImageChoice", "The image and the disk that a technician chose at a machine."),
     (REQUEST_STATUS, "RequestStatus", "A machine's request, as its own screen shows it."),
 )
 
-_AGENT_MESSAGES: Final[Mapping[str, tuple[JsonRecord[Any] | None, JsonRecord[Any]]]] = {
+_AGENT_MESSAGES: Final[Mapping[str, tuple[JsonRecord[Any] | None, JsonRecord[Any] | None]]] = {
     "check_in": (CHECK_IN, CHECK_IN_ANSWER),
     "list_machine_images": (None, LIBRARY_IMAGES),
     "request_image": (IMAGE_CHOICE, REQUEST_STATUS),
     "get_image_request": (None, REQUEST_STATUS),
+    "start_upload": (CAPTURE_START, CAPTURE_POSITION),
+    "upload_spans": (None, SPAN_ANSWER),
+    "prove_capture": (None, CAPTURE_POSITION),
+    "commit_capture": (CAPTURE_END, CAPTURE_RESULT),
+    "fail_capture": (CAPTURE_FAILURE, None),
 }
 """Body and response of the operations of agents, by endpoint."""
 
@@ -305,6 +341,8 @@ def _schema(kind: JsonField) -> dict[str, Any]:
 
 def _text_limits(kind: JsonField) -> dict[str, Any]:
     match kind:
+        case HexData():
+            return {"pattern": "^(?:[0-9a-f]{2})*$", "maxLength": 2 * kind.bytes_max}
         case HexBytes() | HexInteger() | DecimalText():
             return {"pattern": _digits_pattern(kind)}
         case ChoiceField():

@@ -13,9 +13,12 @@ from sender.api.guard.guarded_route import Body, Endpoint, Operation, Repeat
 from sender.api.routes import (
     agents,
     boots,
+    captures,
     casts,
     dashboard,
     events,
+    image_exports,
+    image_files,
     image_requests,
     images,
     machines,
@@ -32,6 +35,7 @@ from sender.store.records.boots import BOOT_PATH
 _OPEN, _VIEW, _OPERATE, _MACHINE = Access.OPEN, Access.VIEW, Access.OPERATE, Access.MACHINE
 _CREATED, _ACCEPTED, _NO_CONTENT = HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
 _CONFLICT = (HTTPStatus.CONFLICT,)
+_UPLOAD = (HTTPStatus.CONFLICT, HTTPStatus.GONE)
 _METRICS_TYPE = "text/plain"
 
 TAGS: Final = {
@@ -39,6 +43,7 @@ TAGS: Final = {
     "images": "The image library.",
     "rooms": "Rooms: named sets of machines.",
     "machines": "Machines, online or not.",
+    "captures": "Images made of machines' disks: planned → uploading → proving → complete, failed or cancelled.",
     "casts": "One image to one room: planned → gathering → casting → tail → done, failed or cancelled.",
     "wakes": "Wakes: machines switched on by Wake-on-LAN.",
     "schedules": "Schedules: casts that are planned repeatedly.",
@@ -58,8 +63,11 @@ def _read(
     *,
     own_path: bool = False,
     media_type: str = "application/json",
+    problems: tuple[HTTPStatus, ...] = (),
 ) -> Operation:
-    return Operation("GET", path, access, endpoint, tag, own_path=own_path, media_type=media_type)
+    return Operation(
+        "GET", path, access, endpoint, tag, own_path=own_path, media_type=media_type, problems=problems
+    )
 
 
 def _create(path: str, endpoint: Endpoint, tag: str, repeat: Repeat = Repeat.SAME_RESPONSE) -> Operation:
@@ -84,6 +92,12 @@ def _remove(path: str, endpoint: Endpoint, tag: str) -> Operation:
     return Operation("DELETE", path, _OPERATE, endpoint, tag, _NO_CONTENT, problems=_CONFLICT)
 
 
+def _upload(
+    path: str, endpoint: Endpoint, body: Body = Body.JSON, status: HTTPStatus = HTTPStatus.OK
+) -> Operation:
+    return Operation("POST", path, Access.CAPTURE, endpoint, "agents", status, body, problems=_UPLOAD)
+
+
 def _order(
     path: str, endpoint: Endpoint, tag: str, status: HTTPStatus = HTTPStatus.OK, body: Body = Body.NONE
 ) -> Operation:
@@ -100,8 +114,27 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _read("/images", images.list_images, "images"),
     _create("/images", images.add_image, "images"),
     _order("/images/scan", images.scan_images, "images", _ACCEPTED),
+    _read("/images/prune", images.preview_pruning, "images"),
+    _order("/images/prune", images.prune_images, "images", body=Body.JSON),
+    _read("/images/uploads", image_files.list_uploads, "images"),
+    _create("/images/uploads", image_files.add_upload, "images"),
+    _read("/images/uploads/{upload_id}", image_files.get_upload, "images"),
+    _remove("/images/uploads/{upload_id}", image_files.remove_upload, "images"),
+    Operation("PUT", "/images/uploads/{upload_id}/content", _OPERATE, image_files.put_upload_part, "images",
+              body=Body.BATCH, problems=_CONFLICT),
+    _read("/images/exports", image_exports.list_exports, "images"),
+    _read("/images/exports/{export_id}", image_exports.get_export, "images"),
+    _remove("/images/exports/{export_id}", image_exports.remove_export, "images"),
+    Operation("GET", "/images/exports/{export_id}/file", _OPERATE, image_exports.download_export, "images",
+              media_type="application/octet-stream", problems=_CONFLICT),
     _read("/images/{image_id}", images.get_image, "images"),
+    _change("/images/{image_id}", images.change_image, "images"),
     _remove("/images/{image_id}", images.forget_image, "images"),
+    Operation("GET", "/images/{image_id}/file", _OPERATE, image_files.download_image, "images",
+              media_type="application/octet-stream", problems=_CONFLICT),
+    _create("/images/{image_id}/exports", image_exports.add_export, "images"),
+    _read("/images/{image_id}/contents", images.get_image_contents, "images"),
+    _read("/images/{image_id}/diff", images.diff_images, "images", problems=_CONFLICT),
     _order("/images/{image_id}/fetch", images.fetch_image, "images", _ACCEPTED),
     _read("/images/{image_id}/signature", images.get_signature, "images"),
     _order("/images/{image_id}/sign", images.sign_image, "images", body=Body.JSON),
@@ -130,6 +163,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _order("/machines/{machine_id}/requests/decline", image_requests.decline_image_request, "machines",
            body=Body.JSON),
     _read("/machines/{machine_id}/requests/{code}", image_requests.get_image_request, "agents", _MACHINE),
+    _create("/machines/{machine_id}/capture", captures.add_capture, "captures"),
+    _read("/captures", captures.list_captures, "captures"),
+    _read("/captures/{capture_id}", captures.get_capture, "captures"),
+    _order("/captures/{capture_id}/cancel", captures.cancel_capture, "captures"),
+    _upload("/captures/{capture_id}/upload", captures.start_upload),
+    _upload("/captures/{capture_id}/upload/spans", captures.upload_spans, Body.BATCH),
+    _upload("/captures/{capture_id}/upload/proof", captures.prove_capture, Body.BATCH),
+    _upload("/captures/{capture_id}/upload/commit", captures.commit_capture),
+    _upload("/captures/{capture_id}/upload/failure", captures.fail_capture, status=_NO_CONTENT),
     _read("/requests", image_requests.list_image_requests, "machines"),
     _read("/casts", casts.list_casts, "casts"),
     _create("/casts", casts.add_cast, "casts"),

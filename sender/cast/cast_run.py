@@ -37,6 +37,7 @@ from sender.cast.session.admission import CastAccess
 from sender.cast.session.control_api import ControlApi, ControlServer, MatchMachine
 from sender.cast.session.feedback import FeedbackPort
 from sender.cast.session.locked_session import LockedSession
+from sender.cast.session.machine_patches import MachinePatches
 from sender.cast.session.rival_check import is_confirmed_rival_untrusted
 from sender.cast.session.sender_conflicts import ConflictWatch
 from sender.cast.transmission.batches import BatchQueue
@@ -81,6 +82,7 @@ class CastRun:
         reporter: Reporter,
         access: CastAccess,
         match_machine: MatchMachine,
+        patches: MachinePatches,
     ) -> None:
         """Prepare the cast; :func:`sender.cast.open_cast.open_cast` calls this."""
         self.parameters = parameters
@@ -90,6 +92,7 @@ class CastRun:
         self._reporter = reporter
         self._access = access
         self._match_machine = match_machine
+        self._patches = patches
         self._queue = BatchQueue()
         self._cancelled = False
         self._aborted = False
@@ -139,6 +142,7 @@ class CastRun:
             self._fetched_blocks.read_cast_bytes,
             self._fail,
             self._match_machine,
+            self._patches,
         )
         server = ControlServer(api.application(), self._sockets.control, tls=self._access.tls)
         conflicts = ConflictWatch(
@@ -210,20 +214,25 @@ class CastRun:
     def start_now(self) -> None:
         """Start casting without waiting for more receivers."""
         with self.locked_session.update() as (session, _now):
-            session.start_casting()
+            session.gathering.start_now()
         self._wake.set()
 
     def stop_waiting_for(self, count: int) -> None:
         """Wait for ``count`` receivers fewer than the policy requires."""
         with self.locked_session.update() as (session, _now):
-            session.stop_waiting_for(count)
+            session.gathering.stop_waiting_for(count)
         self._wake.set()
 
     def expect_more(self, count: int) -> None:
         """Wait for ``count`` receivers besides those that have joined, within the policy's time limit."""
         with self.locked_session.update() as (session, _now):
-            session.expect_more(count)
+            session.gathering.expect_more(count)
         self._wake.set()
+
+    def expect_late(self, count: int) -> None:
+        """Don't end before ``count`` receivers that are about to join have joined, within a limit."""
+        with self.locked_session.update() as (session, _now):
+            session.gathering.expect_late(count)
 
     def pause(self) -> None:
         """Send no data until :meth:`resume`."""

@@ -25,6 +25,7 @@ from sender.cast.network.sockets import (
 from sender.cast.reporting.reporter import Reporter
 from sender.cast.session.admission import CastAccess
 from sender.cast.session.control_api import MatchMachine, no_matching
+from sender.cast.session.machine_patches import MachinePatches, NoPatches
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature, SignatureState
 
@@ -36,6 +37,7 @@ def open_cast(
     reporter: Reporter,
     grant_access: Callable[[CastId], CastAccess],
     match_machine: MatchMachine = no_matching,
+    patches: MachinePatches | None = None,
 ) -> Iterator[CastRun]:
     """Open a cast with its sockets, to be run in the current event loop.
 
@@ -45,6 +47,7 @@ def open_cast(
         reporter: gets progress and events.
         grant_access: returns the way into the cast with this id.
         match_machine: replaces the identity in a request to join by the machine's known one.
+        patches: the machines' patches; None to cast the image alone.
 
     Raises:
         ConfigurationError: the settings can't work; nothing was sent.
@@ -66,7 +69,9 @@ def open_cast(
                 f"`diskcast sign {image.path}`"
             )
         access = grant_access(parameters.cast_id)
-        yield CastRun(settings, image, parameters, sockets, reporter, access, match_machine)
+        yield CastRun(
+            settings, image, parameters, sockets, reporter, access, match_machine, patches or NoPatches()
+        )
 
 
 def derive_cast_id(image_id: bytes, group: IpAddress, port: int, sender_address: IpAddress) -> CastId:

@@ -286,11 +286,26 @@ class LibrarySection(Section):
         default="100GiB",
         description="Most space for these copies. If it is exceeded, the least recently used copy is removed.",
     )
+    exports_size: CacheSize = Field(
+        default="100GiB",
+        description="Most space for exports to other formats, in a folder of the cache. If it is exceeded, the oldest "
+        "export is removed.",
+    )
+    allow_unsandboxed: bool = Field(
+        default=False,
+        description="Convert uploaded images of other programs also where the kernel has no Landlock: a hostile image "
+        "may then read files of the daemon.",
+    )
 
     @property
     def cache_bytes(self) -> int:
         """``cache_size`` in bytes."""
         return parse_size_bytes(self.cache_size)
+
+    @property
+    def exports_bytes(self) -> int:
+        """``exports_size`` in bytes."""
+        return parse_size_bytes(self.exports_size)
 
 
 class CastsSection(Section):
@@ -311,6 +326,24 @@ class CastsSection(Section):
     encrypt: bool = Field(
         default=False, description="Encrypt the data of every cast on the network, whatever its plan says."
     )
+
+
+class CapturesSection(Section):
+    """Captures of machines' disks."""
+
+    rate_ceiling: Rate | None = Field(
+        default=None,
+        description="Limit in bits per second for all uploads together, such as 500M.",
+        json_schema_extra=_documented("no limit", '"500M"'),
+    )
+    uploads_at_once: int = Field(
+        default=4, ge=1, le=8, description="Uploads at the same time; further machines wait for their turn."
+    )
+
+    @property
+    def rate_ceiling_bytes_per_s(self) -> float | None:
+        """``rate_ceiling`` in bytes per second."""
+        return None if self.rate_ceiling is None else parse_rate_bytes_per_s(self.rate_ceiling)
 
 
 class WakeSection(Section):

@@ -9,6 +9,7 @@ import pydantic
 from pydantic import Field
 
 from sender.config.sections import (
+    CapturesSection,
     CastsSection,
     HistorySection,
     LibrarySection,
@@ -28,6 +29,7 @@ class ServerConfig(Section):
     network: NetworkSection = Field(default_factory=NetworkSection)
     library: LibrarySection = Field(default_factory=LibrarySection)
     casts: CastsSection = Field(default_factory=CastsSection)
+    captures: CapturesSection = Field(default_factory=CapturesSection)
     wake: WakeSection = Field(default_factory=WakeSection)
     history: HistorySection = Field(default_factory=HistorySection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)

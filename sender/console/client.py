@@ -116,19 +116,31 @@ class Client:
         """Change the fields in ``body``."""
         return self._decode(kind, self._request("PATCH", path, body=body))
 
+    def put_part(self, path: str, kind: type[T], offset: int, part: bytes) -> T:
+        """Send a part of a file that starts at ``offset``; the daemon ignores one that it has."""
+        return self._decode(kind, self._request("PUT", path, query={"offset": offset}, part=part))
+
     def remove(self, path: str) -> None:
         """Remove a record; after a broken connection a missing record counts as removed."""
         self._request("DELETE", path, accept_missing=True)
 
     @contextlib.contextmanager
     def stream(
-        self, path: str, query: Query | None = None, *, silence_s: float = _RESPONSE_TIMEOUT_S
+        self,
+        path: str,
+        query: Query | None = None,
+        *,
+        silence_s: float = _RESPONSE_TIMEOUT_S,
+        first_byte: int = 0,
     ) -> Iterator[Any]:
-        """Open a streamed response, an ``httpx.Response``."""
+        """Open a streamed response, an ``httpx.Response``; of a file, the part from ``first_byte``."""
         timeout = httpx.Timeout(silence_s, connect=_CONNECT_TIMEOUT_S)
         try:
-            with self._http.stream("GET", path, params=_parameters(query), timeout=timeout) as response:
-                if response.status_code != httpx.codes.OK:
+            headers = {"Range": f"bytes={first_byte}-"} if first_byte else {}
+            with self._http.stream(
+                "GET", path, params=_parameters(query), timeout=timeout, headers=headers
+            ) as response:
+                if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                     raise self._refusal(response, _read_bounded(response))
                 yield response
         except httpx.TransportError as error:
@@ -142,17 +154,21 @@ class Client:
         query: Query | None = None,
         body: Mapping[str, object] | None = None,
         csv: bytes | None = None,
+        part: bytes | None = None,
         key: str | None = None,
         accept_missing: bool = False,
     ) -> Any:
         headers = {} if key is None else {"Idempotency-Key": key}
         if csv is not None:
             headers["Content-Type"] = "text/csv; charset=utf-8"
+        if part is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        content_sent = csv if part is None else part
         interrupted = False
         for delay_s in (*_RETRY_DELAYS_S, None):
             try:
                 with self._http.stream(
-                    method, path, params=_parameters(query), json=body, content=csv, headers=headers
+                    method, path, params=_parameters(query), json=body, content=content_sent, headers=headers
                 ) as response:
                     content = _read_bounded(response)
             except httpx.TransportError as error:

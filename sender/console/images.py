@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.shared.units import format_bytes
+from sender.console.image_transfer import download, import_image
+from sender.console.image_upkeep import diff, prune, show_contents
 from sender.console.options import api_command, list_options
 from sender.identity.key_options import signing_key_options
+from sender.imaging.seed.prepare_command import prepare
 from sender.imaging.statement_fields import StatementFields, statement_options
 from sender.imaging.statement_transfer import Transfer, transfer_options
 
@@ -27,13 +30,15 @@ _ID_LETTERS = 12
 def images() -> None:
     """Manage the daemon's image library: files in its folders, and remote images.
 
-    IMAGE is the name of an image, its file name, its id, or the first 8 or more digits of its id.
+    IMAGE is the name of an image, which means its newest version, a version such as lab@3 or lab@latest, its file name,
+    its id, or the first 8 or more digits of its id.
 
     \b
     Examples:
       diskcast images list
       diskcast images show win11-lab
       diskcast images add https://images.example/lab.dci
+      diskcast images import lab.qcow2 --name lab
     """  # noqa: D301
 
 
@@ -50,10 +55,10 @@ def list_images(client: Client, output: Output, *, limit: int, everything: bool)
     """  # noqa: D301
     from sender.console.output import Column, local_time, state_text
     from sender.labels import IMAGE_STATES
-    from sender.store.records.images import Image
+    from sender.store.records.images import Image, image_reference
 
     columns: list[Column[Image]] = [
-        Column("name", lambda image: image.name, cut=True),
+        Column("name", image_reference, cut=True),
         Column("id", lambda image: image.image_id[:_ID_LETTERS]),
         Column("state", lambda image: state_text(IMAGE_STATES[image.state])),
         Column("disk", lambda image: format_bytes(image.raw_bytes) if image.raw_bytes else "", right=True),
@@ -61,7 +66,8 @@ def list_images(client: Client, output: Output, *, limit: int, everything: bool)
             "file", lambda image: format_bytes(image.stored_bytes) if image.stored_bytes else "", right=True
         ),
         Column("packed", lambda image: local_time(image.packed_at)),
-        Column("version", lambda image: image.version or ("unsigned" if image.raw_bytes else "")),
+        Column("signed version", lambda image: image.version or ("unsigned" if image.raw_bytes else "")),
+        Column("note", lambda image: image.note.partition("\n")[0], cut=True),
     ]
     output.listed(
         "image",
@@ -76,16 +82,29 @@ def list_images(client: Client, output: Output, *, limit: int, everything: bool)
 @click.argument("image")
 @api_command
 def show(client: Client, output: Output, image: str) -> None:
-    """Show an image: its location, sizes and the casts that use it.
+    """Show an image: its location, sizes, origin, contents, and the casts that use it.
 
     \b
     Examples:
       diskcast images show win11-lab
       diskcast images show 9f86d081 --json
     """  # noqa: D301
-    from sender.console.lookup import find_image
+    from protocol.errors import ServerRefusedError
+    from sender.console.client import to_json
+    from sender.console.lookup import find_image, path
+    from sender.console.output import emit
+    from sender.imaging.contents.image_contents import ContentsState, FoundContents
 
-    _show(output, find_image(client, image))
+    found = find_image(client, image)
+    try:
+        contents = client.get(path("images", found.image_id, "contents"), FoundContents)
+    except ServerRefusedError as error:  # an older daemon reads no contents
+        contents = FoundContents(ContentsState.UNAVAILABLE, problem=str(error))
+    if output.json_lines:
+        emit("contents", **to_json(contents))
+    _show(output, found)
+    if not output.json_lines:
+        show_contents(output, contents)
 
 
 @images.command()
@@ -176,6 +195,63 @@ def sign(
 
 @images.command()
 @click.argument("image")
+@click.argument("text", required=False)
+@click.option("--clear", is_flag=True, help="Remove the note.")
+@api_command
+def note(client: Client, output: Output, *, image: str, text: str | None, clear: bool) -> None:
+    """Write a note on an image, or show it.
+
+    Every operator sees the note. TEXT replaces the present one.
+
+    \b
+    Examples:
+      diskcast images note lab@3 "Office 2027, for the exams in June"
+      diskcast images note lab@3
+      diskcast images note lab@3 --clear
+    """  # noqa: D301
+    from sender.console.lookup import find_image, path
+    from sender.store.records.images import Image, image_reference
+
+    found = find_image(client, image)
+    if text is None and not clear:
+        output.done(found.note or f"{image_reference(found)} has no note", found)
+        return
+    if text is not None and clear:
+        raise click.UsageError("give TEXT or --clear, not both")
+    changed = client.change(path("images", found.image_id), Image, {"note": text or ""})
+    output.done(f"{image_reference(changed)}: {changed.note or 'the note was removed'}", changed)
+
+
+@images.command()
+@click.argument("image")
+@api_command
+def pin(client: Client, output: Output, image: str) -> None:
+    """Keep an image when others are pruned.
+
+    \b
+    Examples:
+      diskcast images pin lab@3
+      diskcast images pin lab@3 --json
+    """  # noqa: D301
+    _set_pin(client, output, image, pinned=True)
+
+
+@images.command()
+@click.argument("image")
+@api_command
+def unpin(client: Client, output: Output, image: str) -> None:
+    """Let an image be pruned again.
+
+    \b
+    Examples:
+      diskcast images unpin lab@3
+      diskcast images unpin lab@3 --json
+    """  # noqa: D301
+    _set_pin(client, output, image, pinned=False)
+
+
+@images.command()
+@click.argument("image")
 @api_command
 def forget(client: Client, output: Output, image: str) -> None:
     """Forget a remote image and delete its cached copy.
@@ -208,9 +284,16 @@ def scan(client: Client, output: Output) -> None:
     output.done("scanning the library")
 
 
+images.add_command(import_image)
+images.add_command(download)
+images.add_command(diff)
+images.add_command(prune)
+images.add_command(prepare)
+
+
 def _show(output: Output, image: Image) -> None:
     from sender.console.output import local_time, state_text
-    from sender.labels import IMAGE_STATES
+    from sender.labels import IMAGE_STATES, origin_text
 
     fetched = ""
     if 0 < image.fetched_bytes < image.stored_bytes:
@@ -219,6 +302,11 @@ def _show(output: Output, image: Image) -> None:
         image,
         [
             ("name", image.name),
+            ("version", f"{image.number}{' (latest)' if image.latest else ''}" if image.number else ""),
+            ("note", image.note),
+            ("made from", origin_text(image.origin)),
+            ("added by", image.added_by),
+            ("pinned", "yes: pruning keeps it" if image.pinned else ""),
             ("id", image.image_id),
             ("state", state_text(IMAGE_STATES[image.state])),
             ("problem", image.problem),
@@ -229,9 +317,21 @@ def _show(output: Output, image: Image) -> None:
             ("block size", format_bytes(image.block_bytes) if image.block_bytes else ""),
             ("packed", local_time(image.packed_at)),
             ("signed as", image.signed_name),
-            ("version", image.version or f"unsigned; sign it with `diskcast images sign {image.name}`"),
+            (
+                "signed version",
+                image.version or f"unsigned; sign it with `diskcast images sign {image.name}`",
+            ),
             ("signer", image.signer),
             ("added", local_time(image.first_seen_at)),
             ("casts now", " ".join(image.in_use_by)),
         ],
     )
+
+
+def _set_pin(client: Client, output: Output, text: str, *, pinned: bool) -> None:
+    from sender.console.lookup import find_image, path
+    from sender.store.records.images import Image, image_reference
+
+    found = find_image(client, text)
+    changed = client.change(path("images", found.image_id), Image, {"pinned": pinned})
+    output.done(f"{image_reference(changed)} is {'pinned' if pinned else 'not pinned any more'}", changed)

@@ -12,7 +12,7 @@ from protocol.errors import ServerRefusedError
 from sender.console.client import Client
 from sender.store.records.access import Token
 from sender.store.records.casts import Schedule
-from sender.store.records.images import Image, ImageState
+from sender.store.records.images import Image, matching_images
 from sender.store.records.machines import Machine
 
 T = TypeVar("T")
@@ -20,7 +20,6 @@ T = TypeVar("T")
 _SEARCH_COUNT_MAX: Final = 20_000
 """Records searched for a name: more than any site has machines."""
 _NAMED_MAX: Final = 5
-_PREFIX_LETTERS_MIN: Final = 8
 
 
 def path(*parts: str) -> str:
@@ -50,20 +49,12 @@ def find_machine(client: Client, text: str) -> Machine:
 
 
 def find_image(client: Client, text: str) -> Image:
-    """Find an image by name, file name, id, or the first eight or more digits of its id.
+    """Find an image by name, version of a name, id, start of its id, or file name: see :func:`matching_images`.
 
     Raises:
         ServerRefusedError: no image matches, or several do.
     """
-    images = list(_searched(client.listed("/images", Image)))
-    matchers: tuple[Callable[[Image], bool], ...] = (
-        lambda image: text in (image.name, image.image_id),
-        lambda image: len(text) >= _PREFIX_LETTERS_MIN and image.image_id.startswith(text.lower()),
-        lambda image: image.location.rpartition("/")[2] == text,
-    )
-    found = next(filter(None, ([image for image in images if fits(image)] for fits in matchers)), [])
-    # A damaged copy beside the good one doesn't make its name ambiguous.
-    found = [image for image in found if image.state is not ImageState.DAMAGED] or found
+    found = matching_images(_searched(client.listed("/images", Image)), text)
     return _single("image", text, found, lambda image: image.image_id)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
+from sender.console.captures import capture
 from sender.console.image_requests import approve_request, decline_request, requests
 from sender.console.options import api_command, checked_room, list_options
 from sender.console.waking import wake
@@ -33,7 +34,7 @@ def machines() -> None:
     """  # noqa: D301
 
 
-for command in (wake, requests, approve_request, decline_request):
+for command in (wake, capture, requests, approve_request, decline_request):
     machines.add_command(command)
 
 

@@ -36,16 +36,21 @@ class PlanOptions:
     encrypt: bool
     wake: bool
 
-    def to_json(self, client: Client) -> dict[str, object]:
+    def to_json(self, client: Client, *, repeats: bool = False) -> dict[str, object]:
         """Return the plan as the API takes it, with ids in place of names.
+
+        With ``repeats``, ``NAME@latest`` stays: the daemon looks it up for each cast.
 
         Raises:
             ServerRefusedError: the image or a machine doesn't exist.
         """
         from sender.console.lookup import find_image, find_machine
+        from sender.store.records.images import LATEST
 
+        found = find_image(client, self.image)
+        follows = repeats and self.image == f"{found.name}@{LATEST}"
         plan: dict[str, object] = {
-            "image": find_image(client, self.image).image_id,
+            "image": self.image if follows else found.image_id,
             "room_id": self.room_id,
             "machine_ids": [find_machine(client, text).machine_id for text in self.machines],
             "start": self.start,

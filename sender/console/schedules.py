@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from sender.console.plan import PlanOptions, plan_options
 if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
+    from sender.store.records.casts import Schedule
+    from sender.store.records.images import Image
 
 
 @click.group()
@@ -45,13 +48,13 @@ def list_schedules(client: Client, output: Output, *, limit: int, everything: bo
     from sender.store.records.casts import Schedule
     from sender.store.records.images import Image
 
-    names = {image.image_id: image.name for image in client.listed("/images", Image)}
+    names = _image_names(client.listed("/images", Image))
     columns: list[Column[Schedule]] = [
         Column("schedule", lambda schedule: schedule.name, cut=True),
         Column("cron", lambda schedule: schedule.cron),
         Column("zone", lambda schedule: schedule.time_zone, cut=True),
         Column("room", lambda schedule: schedule.plan.room_id or ""),
-        Column("image", lambda schedule: names.get(schedule.plan.image_id, schedule.plan.image_id), cut=True),
+        Column("image", lambda schedule: _image_text(schedule, names), cut=True),
         Column("next", lambda schedule: local_time(schedule.next_at) if schedule.enabled else "disabled"),
         Column("last cast", lambda schedule: schedule.last_cast_id or ""),
         Column("problem", lambda schedule: schedule.problem, cut=True),
@@ -94,24 +97,29 @@ def create(
 ) -> None:
     """Cast IMAGE repeatedly, at the times of --cron.
 
+    With NAME@latest each cast uses the version that is the newest at the time; any other IMAGE is fixed now.
+
     \b
     Examples:
+      diskcast schedules create friday lab@latest --room lab-1 --cron "0 22 * * 5"
       diskcast schedules create friday lab.dci --room lab-1 --cron "0 22 * * 5"
       diskcast schedules create nightly lab.dci --room lab-1 --cron "0 3 * * *" --time-zone UTC
     """  # noqa: D301
     from sender.console.output import local_time
     from sender.store.records.casts import Schedule
+    from sender.store.records.images import Image
 
     body = {
         "name": name,
         "cron": cron,
         "time_zone": time_zone or own_time_zone(),
         "enabled": not disabled,
-        "plan": plan.to_json(client),
+        "plan": plan.to_json(client, repeats=True),
     }
     schedule = client.create("/schedules", Schedule, body)
+    image = _image_text(schedule, _image_names(client.listed("/images", Image)))
     state = f"next cast at {local_time(schedule.next_at)}" if schedule.next_at else "disabled"
-    output.done(f"created schedule {schedule.name}: {state}", schedule)
+    output.done(f"created schedule {schedule.name} of {image}: {state}", schedule)
 
 
 @schedules.command()
@@ -169,6 +177,18 @@ def _switch(client: Client, output: Output, text: str, *, enabled: bool) -> None
     changed = client.change(path("schedules", found.schedule_id), Schedule, {"enabled": enabled})
     state = f"enabled, next cast at {local_time(changed.next_at)}" if changed.enabled else "disabled"
     output.done(f"schedule {changed.name} is {state}", changed)
+
+
+def _image_names(images: Iterable[Image]) -> dict[str, str]:
+    from sender.store.records.images import image_reference
+
+    return {image.image_id: image_reference(image) for image in images}
+
+
+def _image_text(schedule: Schedule, names: Mapping[str, str]) -> str:
+    if schedule.plan.latest_of:
+        return f"{schedule.plan.latest_of}@latest"
+    return names.get(schedule.plan.image_id, schedule.plan.image_id)
 
 
 def own_time_zone(localtime: Path = Path("/etc/localtime")) -> str:

@@ -1,4 +1,4 @@
-"""Answers to agents' check-ins: enrol the machine, record its last result, assign a cast."""
+"""Answers to agents' check-ins: enrol the machine, record its last result, assign a capture or a cast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import structlog
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError, RollbackError, TrustError, UnsignedImageError
 from protocol.model.session_records import CastId
+from sender.daemon.captures.capture_desk import CaptureDesk
 from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant, report_of
+from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import assigned_machine
 from sender.daemon.jobs.ended_machines import EndedMachines
@@ -27,6 +29,7 @@ from sender.daemon.ticket_office import TicketOffice
 from sender.metrics.boot_metrics import IMAGE_REFUSALS
 from sender.refusals import unauthorised
 from sender.store.group_commit import GroupCommit
+from sender.store.records.captures import Capture
 from sender.store.records.casts import Cast, CastMachine
 from sender.store.records.machine_states import FINAL_STATES, MachineState
 from sender.store.records.machines import Machine
@@ -40,6 +43,13 @@ RECEIVING_AFTER_S: Final = 4.0
 """Pause of a receiving agent before its next check-in: well within the ten seconds that a takeover may take."""
 APPROVAL_AFTER_S: Final = 3.0
 """Pause of an agent that waits for approval: it continues soon after the click."""
+IDLE_RESTART_S: Final = 300.0
+"""Time after which a machine that booted for a cast restarts if none waits for it any more. An operator who cancels a
+cast to correct it starts the next one within minutes, and a pupil waits no longer for a computer."""
+IDLE_RESTART_UNPLANNED_S: Final = 3600.0
+"""The same for a machine that registered by booting, or for which an operator asked: its cast may be created when the
+last of thirty computers has been switched on. A machine that waits for approval does so for as long as its boot token
+is kept, a day."""
 _KNOWN_MAX: Final = 4096
 """Machines that are kept in memory: four rooms of the largest size."""
 _READ_AGAIN_S: Final = 10.0
@@ -82,6 +92,8 @@ class CheckInHandler:
         desk: EnrolmentDesk,
         tickets: TicketOffice,
         ended: EndedMachines,
+        awaited: AwaitedCasts,
+        captures: CaptureDesk,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -90,6 +102,8 @@ class CheckInHandler:
         self._desk = desk
         self._tickets = tickets
         self._ended = ended
+        self._awaited = awaited
+        self._captures = captures
         self._updating = GroupCommit(store, store.machines.record)
         self._recording = GroupCommit(store, self._write_outcomes)
         self._known: OrderedDict[str, _KnownMachine] = OrderedDict()
@@ -121,20 +135,24 @@ class CheckInHandler:
             return await self._leave(machine, recorded)
         present.polls += 1
         try:
-            cast = await self._await_cast(machine, check_in)
+            work = await self._await_work(machine, check_in)
         finally:
             present.polls -= 1
             present.heard_at = time.monotonic()
-        assignment = None
-        if cast is not None:
-            self._note_assigned(cast, machine, present)
-            assignment = _assignment(cast, await self._tickets.issue(cast.cast_id, machine.machine_id))
+        assignment, capture = None, None
+        if isinstance(work, Cast):
+            self._note_assigned(work, machine, present)
+            assignment = _assignment(work, await self._tickets.issue(work.cast_id, machine.machine_id))
+        elif work is not None:
+            capture = self._captures.assign(work)
         return CheckInAnswer(
             machine_id=machine.machine_id,
             name=machine.name,
             recorded_cast_id=recorded,
             assignment=assignment,
             check_in_after_s=IDLE_AFTER_S if check_in.state is AgentState.IDLE else RECEIVING_AFTER_S,
+            capture=capture,
+            cast_planned=work is not None or await self._awaited.find(machine) is not None,
         )
 
     def forget(self, machine_id: str) -> None:
@@ -156,6 +174,9 @@ class CheckInHandler:
         assert machine is not None
         self._presence.note_sign(machine.machine_id)
         waits = not claimed.secret
+        idle_restart_s = None
+        if grant.boot_hash and not waits:
+            idle_restart_s = IDLE_RESTART_S if claimed.booted_for_cast else IDLE_RESTART_UNPLANNED_S
         return CheckInAnswer(
             machine_id=machine.machine_id,
             name=machine.name,
@@ -164,6 +185,7 @@ class CheckInHandler:
             check_in_after_s=APPROVAL_AFTER_S if waits else 0.0,
             machine_secret=claimed.secret,
             approval_code=machine.approval_code if waits else "",
+            idle_restart_s=idle_restart_s,
         )
 
     async def _machine(self, check_in: CheckIn, machine_id: str, address: str) -> Machine:
@@ -217,11 +239,17 @@ class CheckInHandler:
             elif self._known.get(machine_id) is known:  # and not one that has enrolled again meanwhile
                 del self._known[machine_id]
 
-    async def _await_cast(self, machine: Machine, check_in: CheckIn) -> Cast | None:
+    async def _await_work(self, machine: Machine, check_in: CheckIn) -> Cast | Capture | None:
+        """Return the capture that a machine should make, or the cast that it should join; wait if it is idle."""
         deadline = time.monotonic() + check_in.wait_s
         while True:
             if machine.machine_id not in self._known or self._desk.is_revoked(machine.machine_id):
                 return None  # the machine was changed in the meantime: its agent checks in again
+            if check_in.state is AgentState.IDLE:
+                # Before any cast, which would overwrite the disk.
+                capture = self._captures.of_machine(machine.machine_id)
+                if capture is not None:
+                    return capture
             cast = await self._cast_for(machine, check_in)
             left_s = deadline - time.monotonic()
             if cast is not None or left_s <= 0 or check_in.state is not AgentState.IDLE:

@@ -8,10 +8,13 @@ from datetime import datetime
 from sender.config.server_config import ServerConfig
 from sender.daemon.boots.boot_decisions import BootDecisions
 from sender.daemon.boots.booting_machines import BootingMachines
+from sender.daemon.captures.capture_desk import CaptureDesk
+from sender.daemon.captures.upload_pace import UploadPace
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.event_feed import EventFeed
+from sender.daemon.exports.image_exports import ImageExports
 from sender.daemon.health import HealthMonitor
 from sender.daemon.image_request_desk import ImageRequestDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
@@ -20,6 +23,8 @@ from sender.daemon.machine_access import MachineAccess
 from sender.daemon.presence import Presence
 from sender.daemon.waking.machine_waker import MachineWaker
 from sender.library.library import Library
+from sender.library.upkeep.image_pruner import ImagePruner
+from sender.library.upkeep.image_uploads import ImageUploads
 from sender.metrics.daemon_metrics import DaemonMetrics
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -31,6 +36,9 @@ class Services:
 
     Attributes:
         recorder: writes to the store later, while the database is unavailable.
+        pruner: deletes old images.
+        uploads: files of clients that become images.
+        exports: files of other formats, made of images.
         registry: casts in memory.
         commands: commands of operators on casts.
         presence: machines that are switched on.
@@ -43,6 +51,8 @@ class Services:
         boots: decisions about boots over the network.
         booting: machines that load the live system.
         image_requests: requests of machines to be imaged.
+        captures: captures of machines' disks.
+        upload_pace: rate and memory of all uploads together.
         started_at: start of this process.
         pin: pin of the daemon's certificate.
     """
@@ -51,6 +61,9 @@ class Services:
     store: Store
     recorder: Recorder
     library: Library
+    pruner: ImagePruner
+    uploads: ImageUploads
+    exports: ImageExports
     registry: CastRegistry
     commands: CastCommands
     presence: Presence
@@ -63,6 +76,8 @@ class Services:
     boots: BootDecisions
     booting: BootingMachines
     image_requests: ImageRequestDesk
+    captures: CaptureDesk
+    upload_pace: UploadPace
     health: HealthMonitor
     metrics: DaemonMetrics
     started_at: datetime

@@ -11,7 +11,9 @@ import structlog
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.owner import Owner
 from sender.daemon.leases import BeatWatch
+from sender.library.library import Library
 from sender.store.records.casts import Cast
+from sender.store.records.images import ImageState
 from sender.store.repositories.leases import Leases
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
@@ -28,6 +30,7 @@ class LeaseAcquirer:
         recorder: Recorder,
         registry: CastRegistry,
         owner: Owner,
+        library: Library,
         *,
         sites: Collection[str],
     ) -> None:
@@ -38,12 +41,14 @@ class LeaseAcquirer:
             recorder: releases leases after everything that it wrote before.
             registry: casts in memory.
             owner: name of this daemon's run in the database.
+            library: its images. Casts of other images are left to the other daemons at first.
             sites: sites that this daemon serves; empty: any.
         """
         self._store = store
         self._recorder = recorder
         self._registry = registry
         self._owner = owner
+        self._library = library
         self._sites = tuple(sites)
         self._watch = BeatWatch()
 
@@ -75,8 +80,11 @@ class LeaseAcquirer:
         """
         store, owner = self._store, str(self._owner)
         beats = await store.run(store.leases.beats)
+        image_ids = {image.image_id for image in self._library.images() if image.state is not ImageState.GONE}
         stale = self._watch.observe(
-            {key: beat for key, beat in beats.items() if beat[0] != owner}, time.monotonic()
+            {key: beat for key, beat in beats.items() if beat[0] != owner},
+            time.monotonic(),
+            {key for key, cast in self._registry.unfinished.items() if cast.plan.image_id not in image_ids},
         )
         for cast_id, (other, beat) in beats.items():
             if self._owner.is_earlier_run(other) or (store.exclusive and other != owner):
@@ -96,7 +104,13 @@ class LeaseAcquirer:
                 acquired += [cast] if cast is not None else []
         if free_count > len(acquired):
             acquired += await store.run(
-                store.leases.acquire, owner, datetime.now(UTC), self._sites, free_count - len(acquired)
+                store.leases.acquire,
+                owner,
+                datetime.now(UTC),
+                self._sites,
+                free_count - len(acquired),
+                # No other daemon can use an exclusive database, so there is nobody to leave a cast to.
+                image_ids=None if store.exclusive else image_ids,
             )
         return acquired
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Final, Self
 
 from protocol.errors import ConfigurationError
 from sender.daemon.jobs.owner import Owner
-from sender.store.repositories.leases import LEASE_STALE_S
+from sender.store.repositories.leases import IMAGE_GRACE_S, LEASE_STALE_S
 
 _ID_BYTES: Final = 4
 
@@ -82,15 +82,19 @@ class BeatWatch:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[str, int, float]] = {}
 
-    def observe(self, beats: Mapping[str, tuple[str, int]], now: float) -> list[tuple[str, str, int]]:
+    def observe(
+        self, beats: Mapping[str, tuple[str, int]], now: float, without_image: Container[str] = ()
+    ) -> list[tuple[str, str, int]]:
         """Compare the beats with those seen before.
 
         Args:
             beats: owner and beat of every unfinished cast with an owner, by its id.
             now: monotonic seconds.
+            without_image: casts whose image this daemon misses.
 
         Returns:
-            Id, owner and beat of the casts whose beat hasn't changed for :data:`LEASE_STALE_S`.
+            Id, owner and beat of the casts whose beat hasn't changed for :data:`LEASE_STALE_S`, and for
+            :data:`IMAGE_GRACE_S` more if the image isn't here.
         """
         seen: dict[str, tuple[str, int, float]] = {}
         stale = []
@@ -100,7 +104,8 @@ class BeatWatch:
             if known is not None and known[:2] == (owner, beat):
                 since = known[2]
             seen[cast_id] = (owner, beat, since)
-            if now - since >= LEASE_STALE_S:
+            grace_s = IMAGE_GRACE_S if cast_id in without_image else 0.0
+            if now - since >= LEASE_STALE_S + grace_s:
                 stale.append((cast_id, owner, beat))
         self._seen = seen
         return stale

@@ -14,8 +14,10 @@ from cronsim import CronSim, CronSimError
 from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.daemon.cast_commands import CastCommands
+from sender.library.library import Library
 from sender.refusals import RequestRefusedError, invalid
 from sender.store.records.casts import Schedule
+from sender.store.records.images import LATEST
 from sender.store.store import Store
 
 POLL_S: Final = 5.0
@@ -39,18 +41,19 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
         raise invalid(f"{cron!r} in {time_zone!r} isn't a schedule: {error}") from error
 
 
-async def run_schedules(store: Store, commands: CastCommands) -> None:
+async def run_schedules(store: Store, library: Library, commands: CastCommands) -> None:
     """Plan the casts of schedules that are due, until cancelled. Of several daemons, one plans each."""
     while True:
         try:
             for schedule in await store.run(store.schedules.due, datetime.now(UTC)):
-                await _plan_due(store, commands, schedule)
+                await plan_due(store, library, commands, schedule)
         except DatabaseError as error:
             _log.warning("schedules_waiting", error=str(error))
         await asyncio.sleep(POLL_S)
 
 
-async def _plan_due(store: Store, commands: CastCommands, schedule: Schedule) -> None:
+async def plan_due(store: Store, library: Library, commands: CastCommands, schedule: Schedule) -> None:
+    """Plan the cast of a schedule that is due, and record the time of the next one."""
     now = datetime.now(UTC)
     try:
         following = next_time(schedule.cron, schedule.time_zone, now)
@@ -67,6 +70,9 @@ async def _plan_due(store: Store, commands: CastCommands, schedule: Schedule) ->
         return
     plan = dataclasses.replace(schedule.plan, start_at=None, name=schedule.plan.name or schedule.name)
     try:
+        if plan.latest_of:
+            newest = library.resolve(f"{plan.latest_of}@{LATEST}")
+            plan = dataclasses.replace(plan, image_id=newest.image_id, latest_of="")
         cast = await commands.create(
             plan, Actor(f"schedule {schedule.name}"), schedule_id=schedule.schedule_id
         )

@@ -15,6 +15,7 @@ from protocol.program.findings_report import report_findings
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
 from sender.addresses import parse_endpoint, parse_group
 from sender.doctor.certificate_doctor import judge_sender_certificate
+from sender.doctor.export_doctor import judge_exports
 from sender.doctor.key_doctor import judge_keys, judge_signing_key
 from sender.doctor.sender_doctor import examine
 
@@ -72,6 +73,7 @@ def doctor(
         findings = examine(interface, group=parse_group(group), port=port, control=endpoint)
         findings.append(judge_sender_certificate())
         findings.append(judge_signing_key())
+        findings += judge_exports()
     findings += judge_keys(datetime.datetime.now(datetime.UTC))
     report_findings(findings, as_json=as_json)
 

@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from protocol.constants import DATA_HEADER_BYTES, MIB
 from protocol.errors import AddressInUseError, ConfigurationError, InterfaceError
 from protocol.fec.isal import best_kernel
+from protocol.packing.filesystems.free_space import METHODS
 from protocol.program.findings import (
     BridgeFacts,
     Finding,
@@ -32,6 +33,8 @@ from protocol.program.findings import (
     ok,
     warn,
 )
+from protocol.program.sandbox import sandbox_problem
+from protocol.program.system_tools import find_tool
 from protocol.wire.messages import Announce
 from sender.addresses import IpAddress
 from sender.cast.network.datagram_output import DatagramOutput, SendMode
@@ -49,7 +52,8 @@ from sender.cast.network.sockets import (
     open_announce_listener,
     open_data_socket,
 )
-from sender.imaging.filesystems.free_space import METHODS
+from sender.imaging.foreign.compressed_raw import DECOMPRESSORS
+from sender.imaging.foreign.virtual_disks import QEMU_IMG, QEMU_PACKAGE
 
 MEMORY_BYTES_MAX = 400 * MIB
 """Memory limit of the sender, for any image."""
@@ -88,6 +92,7 @@ def examine(
     findings.append(judge_erasure_coding(best_kernel()))
     findings.append(_check_modules())
     findings += judge_free_space()
+    findings += judge_foreign_images()
     findings.append(judge_memory(psutil.virtual_memory().available, MEMORY_BYTES_MAX))
     return findings
 
@@ -269,6 +274,19 @@ def _check_modules() -> Finding:
         detail = f"not installed: {', '.join(missing)}"
         return fail("control API", detail, "pip install 'diskcast[sender]'")
     return ok("control API", "all required modules are installed")
+
+
+def judge_foreign_images() -> list[Finding]:
+    """Check for the tools and the sandbox that `pack` needs for images of other programs; no check fails."""
+    tools = {QEMU_IMG: QEMU_PACKAGE, **{tool.name: tool.package for tool in DECOMPRESSORS.values()}}
+    missing = [tool for tool in tools if find_tool(tool) is None]
+    check, problem = "foreign images", sandbox_problem()
+    if problem:
+        return [warn(check, f"`diskcast pack` refuses them: {problem}", "use a kernel with Landlock")]
+    if missing:
+        packages = " ".join(tools[tool] for tool in missing)
+        return [warn(check, f"{', '.join(missing)} not installed", f"apt install {packages}")]
+    return [ok(check, f"read by {', '.join(tools)}, in a sandbox")]
 
 
 def judge_free_space() -> list[Finding]:

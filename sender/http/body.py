@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from sender.http.connections import widen
 from sender.http.protocol import BODY_S
 
-_LENGTH_DIGITS_MAX = 12
+_LENGTH_DIGITS_MAX: Final = 12
+_LARGE_BYTES: Final = 1 << 20
+"""Length from which a body is worth a larger buffer of its connection."""
 
 
 def body_length_untrusted(request: Request, bytes_max: int) -> int:
@@ -34,7 +38,8 @@ async def read_body_untrusted(request: Request, bytes_max: int) -> bytes:
         HTTPException: 413 if the body is longer than ``bytes_max``, 408 if it takes too long, 400 if the connection
             ends within it.
     """
-    body_length_untrusted(request, bytes_max)
+    if body_length_untrusted(request, bytes_max) >= _LARGE_BYTES:
+        widen(request)
     pieces: list[bytes] = []
     read_bytes = 0
     try:

@@ -26,6 +26,7 @@ class Connection:
         member: a request presented a valid secret.
         resting: it waits for its next request.
         close_now: closes it at once; the server changes this as the connection proceeds.
+        widen: lets it read more at once, for large bodies of a member.
     """
 
     def __init__(self, network: str, table: ConnectionTable) -> None:
@@ -34,6 +35,7 @@ class Connection:
         self.member = False
         self.resting = False
         self.close_now: Callable[[], object] = _ignore
+        self.widen: Callable[[], object] = _ignore
         self._table = table
 
     def admit(self) -> None:
@@ -171,6 +173,13 @@ class _Group:
 def connection_state(connection: Connection) -> dict[str, object]:
     """Return the state that ASGI passes to each request of a connection."""
     return {_STATE_KEY: connection}
+
+
+def widen(request: HTTPConnection) -> None:
+    """Let the connection of ``request`` read more at once, if it is a member."""
+    connection = request.scope.get("state", {}).get(_STATE_KEY)
+    if connection is not None and connection.member:
+        connection.widen()
 
 
 def admit(request: HTTPConnection) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,21 +17,28 @@ from protocol.constants import BLOCK_BYTES_DEFAULT, HASH_BYTES
 from protocol.disk.disk_layout import layout_of
 from protocol.disk.partition_table import TableKind
 from protocol.errors import UnsignedImageError
+from protocol.image.bad_ranges import BadRanges
 from protocol.image.block_codec import LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN
 from protocol.image.image_format import ImageHeader
 from protocol.image.manifest import Manifest
 from protocol.image.manifest_format import FORMAT_VERSION
+from protocol.image.provenance import provenance_of
+from protocol.packing.image_start import default_name
+from protocol.packing.source_hash import source_sha256_of
+from protocol.packing.used_blocks import AreaUsage
+from protocol.program.command_line import sigterm_as_interrupt
 from protocol.shared.units import format_bytes, format_duration, parse_size_bytes
 from sender.identity.key_options import signing_key_options
 from sender.identity.signing_keys import AskPassphrase, default_key_path, ensure_signing_key
+from sender.imaging.acquisition_report import AcquisitionReport, write_acquisition_report
+from sender.imaging.foreign.import_limits import RAW_BYTES_MAX_DEFAULT, ImportLimits
+from sender.imaging.foreign.sniff import ForeignFormat
 from sender.imaging.image_file import ImageFile
-from sender.imaging.image_progress import emit, show_progress
+from sender.imaging.image_progress import emit, show_phases, show_progress
 from sender.imaging.image_signature import ImageSignature, SignatureState
 from sender.imaging.image_verify import BadBlock, verify_image
-from sender.imaging.pack import PackOptions, default_name, pack_image
-from sender.imaging.source_hash import source_sha256_of
+from sender.imaging.pack import PackOptions, pack_image
 from sender.imaging.statement_fields import StatementFields, sign_statement, statement_options
-from sender.imaging.used_blocks import AreaUsage
 
 _json_option = click.option(
     "--json", "json_lines", is_flag=True, help="Print one JSON object per line to stdout."
@@ -67,9 +73,38 @@ _jobs_option = click.option(
     help="Pack free space too, and record the SHA-256 of the disk.",
 )
 @click.option(
+    "--zero-bad-sectors",
+    is_flag=True,
+    help="With --every-byte: pack unreadable sectors as zeros, list them.",
+)
+@click.option(
     "--allow-mounted",
     is_flag=True,
     help="Pack a mounted, writable source; its files may be inconsistent.",
+)
+@click.option(
+    "--seed-partition",
+    is_flag=True,
+    help="Add a partition for settings of single machines.",
+)
+@click.option(
+    "--format",
+    "source_format",
+    type=click.Choice([member.value for member in ForeignFormat]),
+    show_default="detected",
+    help="Format of SOURCE.",
+)
+@click.option(
+    "--max-size",
+    default=f"{RAW_BYTES_MAX_DEFAULT >> 40}TiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Largest disk that a foreign image may describe.",
+)
+@click.option(
+    "--allow-unsandboxed",
+    is_flag=True,
+    help="Read foreign images without Landlock; trusted images only.",
 )
 @statement_options
 @signing_key_options
@@ -88,21 +123,27 @@ def pack(
     ask_passphrase: AskPassphrase,
     *,
     every_byte: bool,
+    zero_bad_sectors: bool,
     allow_mounted: bool,
+    seed_partition: bool,
+    source_format: str | None,
+    max_size: str,
+    allow_unsandboxed: bool,
     no_sign: bool,
     json_lines: bool,
 ) -> None:
-    """Pack SOURCE, a disk or a file with a disk's content, into an image, and sign it.
+    """Pack SOURCE, a disk, a file with a disk's content or another program's image, into an image, and sign it.
 
     Unmount SOURCE first, or mount it read-only: nothing may write to it during packing. Free space is skipped in
     filesystems whose tools are installed (see `diskcast doctor`). The same content and options always give the same
     image id, and with the same --image-version the same file. FILE.dci appears only when it is complete. The first
-    image makes your signing key.
+    image makes your signing key. With --every-byte an acquisition report is written beside it, signed by the same key.
 
     \b
     Examples:
       diskcast pack /dev/sda -o lab.dci
       diskcast pack golden.raw -o lab.dci --name "Lab 2026" --level 9
+      diskcast pack /dev/sda -o lab.dci --seed-partition --patches daemon
       diskcast pack /dev/sdb -o evidence.dci --every-byte --json
     """  # noqa: D301  click needs the backspace
     options = PackOptions(
@@ -111,7 +152,11 @@ def pack(
         level=level,
         jobs=jobs,
         every_byte=every_byte,
+        zero_bad_sectors=zero_bad_sectors,
         allow_mounted=allow_mounted,
+        seed_partition=seed_partition,
+        format=None if source_format is None else ForeignFormat(source_format),
+        limits=ImportLimits(parse_size_bytes(max_size), allow_unsandboxed),
     )
 
     def show_areas(areas: Sequence[AreaUsage]) -> None:
@@ -134,8 +179,14 @@ def pack(
         fields.statement(
             bytes(HASH_BYTES), packed_name, datetime.datetime.now(datetime.UTC)
         )  # fails before packing
-    with _sigterm_as_interrupt(), show_progress("packing", json_lines=json_lines) as update:
-        result = pack_image(source, output, options, update, show_areas, sign)
+    with sigterm_as_interrupt(), show_phases(json_lines=json_lines) as updates:
+        result = pack_image(
+            source, output, options, updates("packing"), show_areas, sign, on_import=updates("unpacking")
+        )
+    reports: list[Path] = []
+    if result.acquisition is not None:
+        report = AcquisitionReport(result.acquisition, result.path, result.image_id, packed_name)
+        reports = write_acquisition_report(report, key)
     with ImageFile.open(result.path) as image:
         if json_lines:
             areas = [area.to_json() for area in result.areas]
@@ -146,11 +197,14 @@ def pack(
                 filesystems=areas,
                 duration_s=round(result.duration_s, 3),
                 signing_key_created=key_is_new,
+                acquisition_reports=[str(path) for path in reports],
             )
         else:
             click.echo(description_text(image))
             rate = format_bytes(image.manifest.raw_bytes / result.duration_s)
             click.echo(f"packed in  {format_duration(result.duration_s)}, {rate}/s")
+            for path in reports:
+                click.echo(f"report     {path}")
             if key_is_new and key is not None:
                 click.echo(
                     f"new key    {default_key_path()}: back it up. Agents trust it with --trust-key {key.public.text}"
@@ -298,8 +352,11 @@ def describe(image: ImageFile) -> dict[str, object]:
 
 
 def _plain(metadata: Mapping[str, object]) -> dict[str, object]:
-    """Return metadata with bytes as hexadecimal text, for JSON."""
-    return {key: value.hex() if isinstance(value, bytes) else value for key, value in metadata.items()}
+    """Return metadata with bytes as hexadecimal text and bad ranges as a list, for JSON."""
+    plain = {key: value.hex() if isinstance(value, bytes) else value for key, value in metadata.items()}
+    if "bad_ranges" in metadata:
+        plain["bad_ranges"] = dataclasses.asdict(BadRanges.decode_untrusted(metadata["bad_ranges"]))
+    return plain
 
 
 def description_text(image: ImageFile) -> str:
@@ -321,9 +378,17 @@ def description_text(image: ImageFile) -> str:
                 f"  {kind.name.lower():<8} {summary.block_count}: {format_bytes(summary.raw_bytes)}{stored}"
             )
     lines += _layout_lines(manifest)
+    provenance = provenance_of(manifest.metadata)
+    if provenance is not None:
+        lines.append(f"source     {provenance}")
     sha256 = source_sha256_of(manifest)
     if sha256 is not None:
         lines.append(f"sha256     {sha256.hex()} (of the whole disk)")
+    if "bad_ranges" in manifest.metadata:
+        bad = BadRanges.decode_untrusted(manifest.metadata["bad_ranges"])
+        lines.append(
+            f"bad        {bad.range_count} unreadable ranges, {bad.total_bytes} bytes, zero in the image"
+        )
     lines += [f"format     version {FORMAT_VERSION}", *ImageSignature.of(header).lines()]
     return "\n".join(lines)
 
@@ -340,13 +405,3 @@ def _layout_lines(manifest: Manifest) -> list[str]:
         name = f", {part.name}" if part.name else ""
         lines.append(f"  {part.number:<8} {content}: {format_bytes(part.size_bytes)}{name}")
     return lines
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM clean up as Ctrl-C does: by default it would leave the temporary file."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

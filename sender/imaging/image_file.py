@@ -44,8 +44,9 @@ class ImageFile:
         manifest: usable after :meth:`close` if it is in memory.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, manifest_in_memory_bytes_max: int | None = None) -> None:
         """Use :meth:`open`."""
+        self._in_memory_bytes_max = manifest_in_memory_bytes_max or MANIFEST_IN_MEMORY_BYTES_MAX
         self.path = path
         self._fd = fd
         self._left_open = False
@@ -57,10 +58,10 @@ class ImageFile:
         check_identity(self.header, self.manifest.image_id, self.manifest.payload_bytes)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, manifest_in_memory_bytes_max: int | None = None) -> Self:
         """Open an image and check everything but the payload: header, size, manifest against the image's id.
 
-        Reads the whole manifest once, 0.1 s for a TiB of disk.
+        Reads the whole manifest once, 0.1 s for a TiB of disk. The hashes of one above the limit aren't kept in memory.
 
         Raises:
             ImageDamagedError: the file is truncated, altered or has extra bytes after its end.
@@ -73,7 +74,7 @@ class ImageFile:
         except OSError as error:
             raise ImageError(f"{path}: can't open the image: {error.strerror}") from error
         try:
-            return cls(path, fd)
+            return cls(path, fd, manifest_in_memory_bytes_max)
         except OSError as error:
             os.close(fd)
             raise ImageError(f"{path}: can't read the image: {error.strerror}") from error
@@ -86,7 +87,7 @@ class ImageFile:
 
     def _load_manifest(self) -> Manifest:
         offset, byte_count = self.header.manifest_offset, self.header.manifest_bytes
-        if byte_count > MANIFEST_IN_MEMORY_BYTES_MAX:
+        if byte_count > self._in_memory_bytes_max:
 
             def read(start: int, into: memoryview) -> None:
                 self.read_file(offset + start, into)

@@ -9,7 +9,14 @@ from typing import Self
 from protocol.errors import TrustError, UnsignedImageError
 from protocol.image.image_format import SIGNATURE_NONE, ImageHeader
 from protocol.trust.minisign import PublicKey, parse_signature_untrusted, verify
-from protocol.trust.statement import ImageStatement, SignedStatement, format_time, parse_statement_untrusted
+from protocol.trust.statement import (
+    PATCH_PARTITIONS,
+    ImageStatement,
+    PatchPolicy,
+    SignedStatement,
+    format_time,
+    parse_statement_untrusted,
+)
 
 
 class SignatureState(enum.StrEnum):
@@ -78,6 +85,9 @@ class ImageSignature:
             lines.append(f"  tags     {', '.join(statement.tags)}")
         if statement.not_after is not None:
             lines.append(f"  expires  {format_time(statement.not_after)}")
+        if statement.patches is not PatchPolicy.NONE:
+            partitions = dict(statement.extensions).get(PATCH_PARTITIONS, "the seed partition")
+            lines.append(f"  patches  {statement.patches.value}, of: {partitions}")
         return lines
 
 
@@ -109,4 +119,5 @@ def statement_json(statement: ImageStatement) -> dict[str, object]:
         "tags": list(statement.tags),
         "not_after": None if statement.not_after is None else format_time(statement.not_after),
         "patches": statement.patches.value,
+        "extensions": dict(statement.extensions),
     }

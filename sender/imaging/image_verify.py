@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from protocol.constants import HASH_BYTES
 from protocol.errors import ImageDamagedError
-from protocol.image.block_codec import BlockDecoder, block_hash, zero_hash
+from protocol.image.block_codec import BlockDecoder, zero_hash
 from protocol.image.image_format import PAGE_BYTES
 from protocol.image.manifest import BlockKind, Manifest
+from protocol.packing.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
+from protocol.packing.source_hash import SourceHash, source_sha256_of
 from sender.imaging.image_file import ImageFile
-from sender.imaging.ordered_pipeline import SPAN_BYTES, job_count, ordered_map
-from sender.imaging.source_hash import SourceHash, source_sha256_of
+from sender.imaging.verified_blocks import decode_checked
 
 _ROWS_PER_STEP: Final = 1 << 16
 """Manifest rows that are checked together: 4.5 MB."""
@@ -218,20 +219,11 @@ class _Checker:
 
     def _fault(self, block: int, stored: memoryview, into: list[bytes | memoryview]) -> str:
         """Return the fault of a stored block, or an empty text and append its raw bytes to ``into``."""
-        manifest = self._manifest
-        if block_hash(stored) != manifest.stored_hash[block].tobytes():
-            return "its stored bytes were altered"
-        kind = BlockKind(int(manifest.kind[block]))
         try:
-            raw = self._decoder().decode_untrusted(kind, stored, manifest.raw_length(block))
+            into.append(decode_checked(self._manifest, block, stored, self._decoder()))
         except ImageDamagedError as error:
             return str(error)
-        into.append(raw)
-        # Of a RAW block the raw bytes are the stored bytes, whose hash is already checked.
-        raw_hash = manifest.stored_hash[block].tobytes() if kind == BlockKind.RAW else block_hash(raw)
-        return (
-            "" if raw_hash == manifest.raw_hash[block].tobytes() else "its raw bytes don't match their hash"
-        )
+        return ""
 
     def _check_empty(self, blocks: NDArray[np.int64]) -> list[BadBlock]:
         manifest = self._manifest

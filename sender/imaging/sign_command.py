@@ -64,6 +64,7 @@ def sign(
     Examples:
       diskcast sign lab.dci
       diskcast sign lab.dci --key lab.key --image-version 7 --tag uefi --not-after 2027-12-31
+      diskcast sign lab.dci --patches daemon
       diskcast sign lab.dci --export lab.statement
       diskcast sign lab.dci --import lab.statement --public-key lab.pub
     """  # noqa: D301  click needs the backspace

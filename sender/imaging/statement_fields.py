@@ -10,12 +10,17 @@ from typing import Any, Final
 
 import click
 
+from protocol.disk.partition_table import PARTITIONS_MAX
+from protocol.errors import ConfigurationError
 from protocol.trust.minisign import Signature
 from protocol.trust.secret_key import SecretKey
 from protocol.trust.statement import (
+    ALL_PARTITIONS,
+    PATCH_PARTITIONS,
     STATEMENT_NAME_MAX,
     STATEMENT_VERSION_MAX,
     ImageStatement,
+    PatchPolicy,
     SignedStatement,
     parse_statement_untrusted,
 )
@@ -32,6 +37,18 @@ _OPTIONS: Final = (
     ),
     click.option("--tag", "tags", multiple=True, metavar="TAG", help="Kind of machine it suits; repeatable."),
     click.option("--not-after", metavar="TIME", help="Time from which agents refuse the image."),
+    click.option(
+        "--patches",
+        type=click.Choice([policy.value for policy in PatchPolicy]),
+        show_default="none",
+        help="Source of machine patches that agents may apply.",
+    ),
+    click.option(
+        "--patch-partitions",
+        metavar="N,N,…|all",
+        show_default="the seed partition",
+        help="Partitions that machine patches may change.",
+    ),
 )
 
 
@@ -44,12 +61,16 @@ class StatementFields:
         version: the version.
         tags: the tags; empty for those of the present statement.
         not_after: the expiry, or ``never``.
+        patches: source of patches.
+        patch_partitions: numbers of partitions that patches may change, or ``all``.
     """
 
     name: str | None = None
     version: int | None = None
     tags: tuple[str, ...] = ()
     not_after: str | None = None
+    patches: PatchPolicy | None = None
+    patch_partitions: str | None = None
 
     def statement(
         self, image_id: bytes, image_name: str, now: datetime.datetime, present: ImageStatement | None = None
@@ -74,19 +95,59 @@ class StatementFields:
             version=self.version if self.version is not None else next_version(now, present),
             tags=tuple(sorted(set(self.tags))) or (present.tags if present is not None else ()),
             not_after=not_after,
+            patches=self.patches or (present.patches if present is not None else PatchPolicy.NONE),
+            extensions=self._extensions(present),
         )
+        if statement.patches is PatchPolicy.NONE and self.patch_partitions is not None:
+            raise ConfigurationError(
+                "--patch-partitions has no effect on an image that accepts no patches: give --patches signed or "
+                "--patches daemon too"
+            )
         statement.encode()  # checks the fields before a passphrase is asked for
         return statement
 
+    def _extensions(self, present: ImageStatement | None) -> tuple[tuple[str, str], ...]:
+        """Return the extensions of the present statement with the chosen partitions."""
+        extensions = dict(present.extensions) if present is not None else {}
+        if self.patches is PatchPolicy.NONE:
+            extensions.pop(PATCH_PARTITIONS, None)
+        if self.patch_partitions is not None:
+            extensions[PATCH_PARTITIONS] = patch_partitions_text(self.patch_partitions)
+        return tuple(sorted(extensions.items()))
+
+
+def patch_partitions_text(text: str) -> str:
+    """Return the canonical list of partition numbers, or ``all``.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if text == ALL_PARTITIONS:
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and 1 <= int(part) <= PARTITIONS_MAX for part in parts):
+        raise ConfigurationError(
+            f"--patch-partitions {text!r}: give numbers of partitions such as 1,5 (see `diskcast inspect`), or all"
+        )
+    return ",".join(str(number) for number in sorted({int(part) for part in parts}))
+
 
 def statement_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--image-version``, ``--tag`` and ``--not-after``; the command gets them as ``fields``."""
+    """Add the options of a statement; the command gets them as ``fields``."""
 
     @functools.wraps(function)
     def with_fields(
-        *args: object, version: int | None, tags: tuple[str, ...], not_after: str | None, **kwargs: object
+        *args: object,
+        version: int | None,
+        tags: tuple[str, ...],
+        not_after: str | None,
+        patches: str | None,
+        patch_partitions: str | None,
+        **kwargs: object,
     ) -> object:
-        return function(*args, fields=StatementFields(None, version, tags, not_after), **kwargs)
+        policy = None if patches is None else PatchPolicy(patches)
+        fields = StatementFields(None, version, tags, not_after, policy, patch_partitions)
+        return function(*args, fields=fields, **kwargs)
 
     decorated: Callable[..., Any] = with_fields
     for option in reversed(_OPTIONS):  # the last one applied is the first one in --help

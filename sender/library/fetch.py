@@ -17,7 +17,7 @@ from protocol.constants import KIB, MIB
 from protocol.errors import ImageDamagedError, ImageError, StorageError
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_verify import verify_image
-from sender.imaging.image_writer import IMAGE_FILE_MODE
+from sender.imaging.partial_file import PRIVATE_FILE_MODE
 from sender.library.cache import Cache, Copy, Origin
 from sender.library.image_probe import FoundImage, printable
 from sender.library.location import Location
@@ -139,7 +139,7 @@ class Fetch:
         """Open and lock the incomplete file; translate its ``OSError`` to ``StorageError``."""
         path = self.cache.partial_of(image_id)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=IMAGE_FILE_MODE)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode=PRIVATE_FILE_MODE)
             try:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,10 @@ import numpy as np
 from protocol.errors import ImageDamagedError
 from protocol.image.block_codec import block_hash
 from protocol.image.manifest import Manifest
+from protocol.image.provenance import provenance_of
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature
+from sender.store.records.image_entries import PACKED, ImageOrigin, OriginKind
 from sender.store.records.images import Image, ImageState
 
 SUFFIX: Final = ".dci"
@@ -31,6 +34,7 @@ class FoundImage:
     Attributes:
         packed_at: modification time of the file, the best approximation.
         signature: signature in the file.
+        origin: source from which it was packed.
     """
 
     image_id: str
@@ -40,6 +44,7 @@ class FoundImage:
     block_bytes: int
     packed_at: datetime | None
     signature: ImageSignature
+    origin: ImageOrigin = PACKED
 
     def as_image(
         self,
@@ -68,6 +73,7 @@ class FoundImage:
             signer=signer.id_text if signer is not None else "",
             signed_name=statement.name if statement is not None else "",
             version=str(statement.version) if statement is not None else "",
+            origin=self.origin if source == "folder" else ImageOrigin(OriginKind.FETCHED, location),
         )
 
 
@@ -90,7 +96,17 @@ def examine(path: Path) -> FoundImage:
             block_bytes=manifest.block_bytes,
             packed_at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
             signature=ImageSignature.of(image.header),
+            origin=origin_of(manifest.metadata),
         )
+
+
+def origin_of(metadata: Mapping[str, object]) -> ImageOrigin:
+    """Return the source that a manifest's metadata names: another program's image, or else a disk."""
+    provenance = provenance_of(metadata)
+    if provenance is None:
+        return PACKED
+    detail = str(provenance).removeprefix(f"{provenance.format}, ")
+    return ImageOrigin(OriginKind.IMPORTED, provenance.format, detail)
 
 
 def _check_last_block(image: ImageFile) -> None:

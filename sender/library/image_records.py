@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from protocol.errors import DiskcastError
+from sender.store.records.image_entries import PACKED
 from sender.store.records.images import Image, ImageState
 
 if TYPE_CHECKING:
@@ -116,5 +117,15 @@ class ImageRecords:
 
 
 def _durable(image: Image) -> Image:
-    """Return the image without its transient fields: current users and progress of a fetch."""
-    return dataclasses.replace(image, in_use_by=(), fetched_bytes=0)
+    """Return the image without its transient fields, and without those that its entry records."""
+    return dataclasses.replace(
+        image,
+        in_use_by=(),
+        fetched_bytes=0,
+        number=0,
+        latest=False,
+        note="",
+        pinned=False,
+        added_by="",
+        origin=PACKED,
+    )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Unpack
 
 from protocol.errors import ImageDamagedError, ImageError
 from protocol.trust.statement import SignedStatement
+from sender.blocking_calls import start_blocking_call
 from sender.imaging.image_signature import ImageSignature
 from sender.library.cache import Cache
 from sender.library.cached_copies import CachedCopies
 from sender.library.catalogue import Catalogue, CatalogueBuilder
+from sender.library.entries.image_entries import LibraryEntries
+from sender.library.entries.image_inspection import ImageInspection
 from sender.library.fetch import BACK_OFF_S
 from sender.library.folder import SETTLE_S, FolderWatch
 from sender.library.image_probe import printable
@@ -25,12 +30,13 @@ from sender.library.remote_registry import RemoteRegistry
 from sender.library.remote_watch import INTERVAL_S, RemoteFile, RemoteWatch
 from sender.library.signatures import ImageSignatures
 from sender.refusals import conflict, not_found
-from sender.store.records.images import Image, ImageState
+from sender.store.records.images import Image, matching_images
 from sender.store.records.problems import Problem, ProblemKind
 
 if TYPE_CHECKING:
     from sender.actors import Actor
     from sender.config.sections import LibrarySection
+    from sender.store.repositories.image_entries import EntryUpdate
     from sender.store.store import Store
 
 READY_S: Final = 30.0
@@ -38,9 +44,6 @@ READY_S: Final = 30.0
 
 SCAN_S: Final = 10.0
 """Time limit of :meth:`Library.scan`; the scan of a slow file server continues after it."""
-
-ID_PREFIX_MIN: Final = 8
-"""Digits of an abbreviated image id."""
 
 _NAMED_MAX: Final = 8
 """Images that an error lists."""
@@ -54,6 +57,8 @@ class Library:
 
     Attributes:
         on_change: called after every change of :meth:`images` or :meth:`problems`; can be set at any time.
+        entries: version numbers, notes and origins.
+        inspection: contents and differences of images.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class Library:
         self._pins = Pins()
         self._records = ImageRecords(store)
         self._signatures = ImageSignatures(store, self._rebuild)
+        self.entries = LibraryEntries(store, self._rebuild)
+        self.inspection = ImageInspection(store, self.path_of)
         self._builder = CatalogueBuilder(
             self._folders,
             self._copies,
@@ -115,6 +122,8 @@ class Library:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._records.write())
                 group.create_task(self._signatures.run())
+                group.create_task(self.entries.run())
+                group.create_task(self.inspection.run())
                 first = [group.create_task(watch.scan()) for watch in self._folders]
                 for watch in self._folders:
                     group.create_task(watch.watch(self._config.scan_interval_s))
@@ -135,10 +144,9 @@ class Library:
 
     def _create_own_folder(self) -> None:
         """Create the default folder beside the cache; any other folder may be a missing mount."""
-        for watch in self._folders:
-            if watch.folder.parent == self._config.cache_directory.parent:
-                with contextlib.suppress(OSError):  # its watch reports the error
-                    watch.folder.mkdir(parents=True, exist_ok=True)
+        if (folder := self.own_folder) is not None:
+            with contextlib.suppress(OSError):  # its watch reports the error
+                folder.mkdir(parents=True, exist_ok=True)
 
     # -- catalogue ------------------------------------------------------------------------------------------------
 
@@ -152,22 +160,17 @@ class Library:
         """Return an image by its full id, or None."""
         return self._catalogue.images.get(image_id)
 
+    def path_of(self, image_id: str) -> Path | None:
+        """Return the complete file of an image on this machine; None if there is none."""
+        return self._catalogue.paths.get(image_id)
+
     def resolve(self, text: str) -> Image:
-        """Return the image with this id, start of an id (8 digits or more), or name.
+        """Return the image with this id, name, version of a name, or start of an id: see :func:`matching_images`.
 
         Raises:
             RequestRefusedError: no image matches (404), or several do (409; the text lists them).
         """
-        if (exact := self._catalogue.images.get(text)) is not None:
-            return exact
-        named = [image for image in self._catalogue.images.values() if image.name == text]
-        if not named and len(text) >= ID_PREFIX_MIN:
-            named = [
-                image for image in self._catalogue.images.values() if image.image_id.startswith(text.lower())
-            ]
-        # A damaged copy beside the good one doesn't make its name ambiguous.
-        usable = [image for image in named if image.state is not ImageState.DAMAGED]
-        match usable or named:
+        match matching_images(self._catalogue.images.values(), text):
             case []:
                 raise not_found("image", text)
             case [image]:
@@ -322,7 +325,20 @@ class Library:
                 )
             self._remotes.add(watch)
             self._rebuild()
-        return self._known(self._remotes.watches[watch.location.url].image_id)
+        image = self._known(self._remotes.watches[watch.location.url].image_id)
+        if actor is not None and ":" not in image.image_id:
+            await self.entries.enter(image.image_id, image.name, actor.name)
+        return self._known(image.image_id)
+
+    async def change(self, image_id: str, actor: Actor, **fields: Unpack[EntryUpdate]) -> Image:
+        """Change note or pin of an image.
+
+        Raises:
+            RequestRefusedError: the image doesn't exist, or hasn't been read.
+            DatabaseError: the change can't be recorded.
+        """
+        await self.entries.change(self._known(image_id), actor.note(), **fields)
+        return self._known(image_id)
 
     async def fetch(self, image_id: str) -> Image:
         """Start to fetch a remote image into the cache; return at once.
@@ -374,6 +390,41 @@ class Library:
             await self._copies.drop(image_id)
         self._rebuild()
 
+    @property
+    def own_folder(self) -> Path | None:
+        """The daemon's own folder, beside the cache: the only one in which it creates and deletes files."""
+        parent = self._config.cache_directory.parent
+        return next((watch.folder for watch in self._folders if watch.folder.parent == parent), None)
+
+    def is_own(self, image: Image) -> bool:
+        """Return whether the daemon may delete the file of an image: a regular file of its folder or cache."""
+        path = self.path_of(image.image_id)
+        if path is None or path.is_symlink():
+            return False
+        return path.parent == (self.own_folder if image.source == "folder" else self._config.cache_directory)
+
+    async def delete_own(self, image_id: str) -> None:
+        """Delete the file of an image that :meth:`is_own` allows; a remote image stays in the library.
+
+        Raises:
+            RequestRefusedError: the image is in use, or the file doesn't belong to the daemon.
+            OSError: it can't be deleted.
+        """
+        image, path = self._known(image_id), self.path_of(image_id)
+        if path is None or not self.is_own(image):
+            raise conflict(
+                f"{image.name}: {image.location} isn't in a folder of the daemon: remove it yourself"
+            )
+        if self._pins.casts_of(image_id):
+            raise conflict(f"{image.name} is used by a cast: wait for its end, or cancel it")
+        if image.source != "folder":
+            await self._copies.drop(image_id)
+            return
+        # Without a wait since the check: a cast that opens the image from now on doesn't find it.
+        doomed = path.with_name(f".{path.name}.pruned")
+        path.rename(doomed)
+        await start_blocking_call(doomed.unlink, "library pruning")
+
     def _known(self, image_id: str) -> Image:
         image = self._catalogue.images.get(image_id)
         if image is None:
@@ -382,6 +433,9 @@ class Library:
 
     def _rebuild(self) -> None:
         """Build the catalogue again, and record its changes."""
-        before, self._catalogue = self._catalogue, self._builder.build()
-        self._records.note(before.images, self._catalogue.images)
+        built = self._builder.build()
+        images = self.entries.completed(built.images)
+        before, self._catalogue = self._catalogue, dataclasses.replace(built, images=images)
+        self._records.note(before.images, images)
+        self.entries.note_new(images.values())
         self.on_change()

@@ -35,7 +35,8 @@ from protocol.errors import DiskcastError
 from sender.http.rejections import HTTP_REJECTIONS
 from sender.metrics.boot_metrics import BOOT_TOKEN_REFUSALS, BOOTS, IMAGE_REFUSALS
 from sender.metrics.cast_collector import CastsCollector, ObservedCast
-from sender.metrics.fleet_metrics import Fleet, FleetCollector
+from sender.metrics.fleet_metrics import Fleet, FleetCollector, ImageJobs
+from sender.metrics.image_job_metrics import IMAGE_JOB_COUNTERS
 from sender.store.records.casts import CastPhase
 from sender.store.records.images import Image
 from sender.store.records.problems import Problem
@@ -100,6 +101,7 @@ INSTRUMENTS: Final = (
     BOOTS,
     BOOT_TOKEN_REFUSALS,
     IMAGE_REFUSALS,
+    *IMAGE_JOB_COUNTERS,
     SENT_BYTES,
     LOOP_LAG,
     HTTP_REJECTIONS,
@@ -136,6 +138,7 @@ class FleetSources:
         problems: problems that an operator should look at.
         event_clients: subscribers of live events.
         machines_booting: number of machines that load the live system.
+        image_jobs: captures, uploads and exports.
     """
 
     casts: Callable[[], Iterable[ObservedCast]]
@@ -147,6 +150,7 @@ class FleetSources:
     problems: Callable[[], list[Problem]]
     event_clients: Callable[[], int]
     machines_booting: Callable[[], int]
+    image_jobs: Callable[[], ImageJobs]
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:
@@ -235,6 +239,7 @@ class DaemonMetrics:
             schedule_failures=counts.failing_schedules,
             event_clients=sources.event_clients(),
             machines_booting=sources.machines_booting(),
+            image_jobs=sources.image_jobs(),
         )
 
 

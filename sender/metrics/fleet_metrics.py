@@ -15,7 +15,29 @@ from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
 from sender.metrics.metric import Samples
+from sender.store.records.captures import CaptureState
+from sender.store.records.image_exports import ExportState
+from sender.store.records.image_uploads import UploadState
 from sender.store.records.problems import ProblemKind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageJobs:
+    """The jobs of a daemon that make images, or files of them.
+
+    Attributes:
+        captures: unfinished captures by state.
+        uploads: running uploads by state.
+        exports: unfinished exports by state.
+        capture_silent_s: time without progress of the capture that is stuck for longest.
+        export_bytes: size of all exported files.
+    """
+
+    captures: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    uploads: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    exports: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    capture_silent_s: float = 0.0
+    export_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +58,7 @@ class Fleet:
         schedule_failures: schedules whose last cast couldn't be planned.
         event_clients: browsers and programs subscribed to live events.
         machines_booting: machines that load the live system.
+        image_jobs: captures, uploads and exports.
     """
 
     casts: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -51,6 +74,7 @@ class Fleet:
     schedule_failures: int = 0
     event_clients: int = 0
     machines_booting: int = 0
+    image_jobs: ImageJobs = dataclasses.field(default_factory=ImageJobs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +94,21 @@ def _value(read: Callable[[Fleet], float]) -> Callable[[Fleet], Samples]:
 
 def _by_label(read: Callable[[Fleet], Mapping[str, int]]) -> Callable[[Fleet], Samples]:
     return lambda fleet: [((label,), count) for label, count in read(fleet).items()]
+
+
+def _image_jobs(fleet: Fleet) -> Samples:
+    # All states exist from the start: a panel shows zeros instead of nothing.
+    jobs = fleet.image_jobs
+    return [
+        ((kind, state.value), found.get(state, 0))
+        for kind, states, found in (
+            ("capture", CaptureState, jobs.captures),
+            ("upload", UploadState, jobs.uploads),
+            ("export", ExportState, jobs.exports),
+        )
+        for state in states
+        if not state.ended
+    ]
 
 
 def _problems(fleet: Fleet) -> Samples:
@@ -108,6 +147,27 @@ FLEET_METRICS: Final[tuple[FleetMetric, ...]] = (
         _value(lambda f: f.machines_booting),
     ),
     FleetMetric("diskcast_images", "gauge", "Images by state.", ("state",), _by_label(lambda f: f.images)),
+    FleetMetric(
+        "diskcast_image_jobs",
+        "gauge",
+        "Captures, uploads and exports of this daemon that haven't ended, by kind and state.",
+        ("kind", "state"),
+        _image_jobs,
+    ),
+    FleetMetric(
+        "diskcast_capture_silent_seconds",
+        "gauge",
+        "Time without progress of the capture that is stuck for longest; 0 while none is uploading or proving.",
+        (),
+        _value(lambda f: f.image_jobs.capture_silent_s),
+    ),
+    FleetMetric(
+        "diskcast_image_export_bytes",
+        "gauge",
+        "Size of the files that exports have made and that can be downloaded.",
+        (),
+        _value(lambda f: f.image_jobs.export_bytes),
+    ),
     FleetMetric(
         "diskcast_image_cache_bytes",
         "gauge",

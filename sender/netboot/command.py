@@ -36,7 +36,7 @@ def netboot() -> None:
 
     \b
     Examples:
+      diskcast netboot serve --interface eth1 --room lab-1
       diskcast netboot build -o boot
-      diskcast netboot serve boot --interface eth1
       diskcast netboot usb boot -o stick.img
     """  # noqa: D301

@@ -119,6 +119,12 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
     help="Cast id of eight hexadecimal digits.",
 )
 @click.option(
+    "--patches",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Give every machine its patch of this folder; refuse others.",
+)
+@click.option(
     "--open",
     "open_to_all",
     is_flag=True,
@@ -142,6 +148,7 @@ def send(
     receiver_timeout: float,
     cast_id: str | None,
     encrypt: bool,
+    patches: Path | None,
     open_to_all: bool,
     json_lines: bool,
     pace: Pace,
@@ -159,6 +166,7 @@ def send(
     Examples:
       diskcast send lab.dci --interface eth1 --wait-for 30 --max-wait 300
       diskcast send lab.dci --interface eth1 --rate 800M --slow drop
+      diskcast send lab.dci --interface eth1 --patches lab-patches/
       diskcast send lab.dci --interface eth1 --encrypt --metrics-port 9100 --json
     """  # noqa: D301  click needs the backspace
     gc.disable()  # everything imported here stays; collections during the imports cost a sixth of the start-up
@@ -181,13 +189,16 @@ def send(
         cast_id=None if cast_id is None else _parse_cast_id(cast_id),
         encrypt=encrypt,
     )
-    return _run(settings, metrics_address, metrics_port, open_to_all=open_to_all, json_lines=json_lines)
+    return _run(
+        settings, metrics_address, metrics_port, patches, open_to_all=open_to_all, json_lines=json_lines
+    )
 
 
 def _run(
     settings: CastSettings,
     metrics_address: str,
     metrics_port: int | None,
+    patches: Path | None,
     *,
     open_to_all: bool,
     json_lines: bool,
@@ -205,6 +216,7 @@ def _run(
         open_to_all=open_to_all,
         metrics_address=metrics_address,
         metrics_port=metrics_port,
+        patches=patches,
     )
     if result.cancelled:
         if json_lines:

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from protocol.model.session_records import CastId
 from protocol.trust.join_code import join_code
@@ -18,6 +19,7 @@ from sender.cast.cast_settings import CastSettings
 from sender.cast.open_cast import open_cast
 from sender.cast.reporting.reporter import Reporter
 from sender.cast.session.admission import CastAccess, JoinSecret, OpenAdmission
+from sender.cast.session.machine_patches import MachinePatches
 from sender.http.descriptor_limit import raise_descriptor_limit
 from sender.identity.certificate import ensure_certificate
 from sender.identity.directories import user_directory
@@ -35,6 +37,7 @@ def run_cast(
     open_to_all: bool,
     metrics_address: str,
     metrics_port: int | None,
+    patches: Path | None = None,
 ) -> CastResult:
     """Run one cast to its end, from the main thread, which gets SIGINT and SIGTERM.
 
@@ -44,6 +47,7 @@ def run_cast(
         open_to_all: admit machines without the join code.
         metrics_address: address for Prometheus.
         metrics_port: TCP port for Prometheus; None for no metrics.
+        patches: folder of the machines' patches; None to cast the image alone.
 
     Raises:
         ConfigurationError: the settings can't work; nothing was sent.
@@ -51,7 +55,9 @@ def run_cast(
         StorageError: the image can't be read any more.
     """
     grant_access = user_access(open_to_all=open_to_all)
-    return asyncio.run(_run_interruptible(settings, reporter, grant_access, metrics_address, metrics_port))
+    return asyncio.run(
+        _run_interruptible(settings, reporter, grant_access, metrics_address, metrics_port, patches)
+    )
 
 
 def user_access(*, open_to_all: bool) -> Callable[[PublicKey | None, CastId], CastAccess]:
@@ -83,13 +89,15 @@ async def _run_interruptible(
     grant_access: Callable[[PublicKey | None, CastId], CastAccess],
     metrics_address: str,
     metrics_port: int | None,
+    patches: Path | None,
 ) -> CastResult:
     raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(ImageFile.open(settings.image))
         signer = ImageSignature.of(image.header).signer
         access = functools.partial(grant_access, signer)
-        cast = stack.enter_context(open_cast(settings, image, reporter, access))
+        folder = None if patches is None else _open_patches(patches, image.manifest.image_id)
+        cast = stack.enter_context(open_cast(settings, image, reporter, access, patches=folder))
         if metrics_port is not None:
             collector = SingleCastCollector(cast.locked_session, cast.transmitter.statistics, cast.feedback)
             metrics_port = stack.enter_context(metrics_server(collector, metrics_address, metrics_port))
@@ -98,3 +106,10 @@ async def _run_interruptible(
             loop.add_signal_handler(number, cast.interrupt)
             stack.callback(loop.remove_signal_handler, number)
         return await cast.run(metrics_port=metrics_port)
+
+
+def _open_patches(folder: Path, image_id: bytes) -> MachinePatches:
+    # Imported here: casts of the image alone don't wait for templates.
+    from sender.send.patch_folder import PatchFolder
+
+    return PatchFolder(folder, image_id)

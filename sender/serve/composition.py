@@ -8,14 +8,19 @@ from datetime import UTC, datetime
 from sender.config.server_config import ServerConfig
 from sender.daemon.boots.boot_decisions import BootDecisions
 from sender.daemon.boots.booting_machines import BootingMachines
+from sender.daemon.captures.capture_desk import CaptureDesk
+from sender.daemon.captures.upload_opener import UploadOpener
+from sender.daemon.captures.upload_pace import UploadPace
 from sender.daemon.cast_commands import CastCommands
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.context import Services
 from sender.daemon.enrolment_desk import EnrolmentDesk
 from sender.daemon.event_feed import EventFeed
 from sender.daemon.event_topics import OverviewTopic
+from sender.daemon.exports.image_exports import ImageExports
 from sender.daemon.health import HealthMonitor
 from sender.daemon.image_request_desk import ImageRequestDesk
+from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.daemon.jobs.cast_executor import CastExecutor
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
@@ -32,7 +37,10 @@ from sender.daemon.waking.machine_waker import MachineWaker
 from sender.daemon.waking.wake_run import WavePace
 from sender.identity.certificate import Certificate
 from sender.library.library import Library
+from sender.library.upkeep.image_pruner import ImagePruner
+from sender.library.upkeep.image_uploads import ImageUploads
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources
+from sender.metrics.fleet_metrics import ImageJobs
 from sender.store.records.boots import UnknownMachines
 from sender.store.records.casts import Cast
 from sender.store.records.machines import EnrolmentMode
@@ -75,12 +83,26 @@ def compose_daemon(
         store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
     )
     ended = EndedMachines(store, registry)
-    check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets, ended)
-    boots = BootDecisions(store, registry, ended, booting, UnknownMachines(config.server.unknown_machines))
+    awaited = AwaitedCasts(registry, ended)
+    captures = CaptureDesk(
+        store,
+        library,
+        UploadOpener(library),
+        registry.changes,
+        config.library.folders[0],
+        config.server.name,
+        uploads_at_once=config.captures.uploads_at_once,
+    )
+    check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets, ended, awaited, captures)
+    boots = BootDecisions(store, awaited, booting, captures, UnknownMachines(config.server.unknown_machines))
 
     def make_job(cast: Cast, earlier: EarlierRuns) -> CastJob:
         return CastJob(cast, recorder, owner=owner, earlier=earlier)
 
+    uploads = ImageUploads(store, library, allow_unsandboxed=config.library.allow_unsandboxed)
+    exports = ImageExports(
+        store, library, config.library.cache_directory / "exports", config.library.exports_bytes
+    )
     sources = FleetSources(
         casts=registry.jobs_with_session,
         leases=lambda: sum(not job.cast.phase.ended for job in registry.jobs_with_session()),
@@ -91,12 +113,19 @@ def compose_daemon(
         problems=health.problems,
         event_clients=lambda: feed.subscriber_count,
         machines_booting=lambda: booting.count,
+        image_jobs=lambda: ImageJobs(
+            captures.active_states(),
+            uploads.active_states(),
+            exports.active_states(),
+            captures.silent_s(),
+            exports.used_bytes(),
+        ),
     )
     sessions = SessionOpener(config, store, registry, certificate, is_revoked=access.is_revoked)
     supervisor = Supervisor(
         store,
         registry,
-        LeaseAcquirer(store, recorder, registry, owner, sites=config.server.sites),
+        LeaseAcquirer(store, recorder, registry, owner, library, sites=config.server.sites),
         commands,
         CastExecutor(store, library, registry, sessions, tickets, waker, make_job),
         casts_at_once=config.network.casts_at_once,
@@ -106,6 +135,9 @@ def compose_daemon(
         store=store,
         recorder=recorder,
         library=library,
+        pruner=ImagePruner(store, library),
+        uploads=uploads,
+        exports=exports,
         registry=registry,
         commands=commands,
         presence=presence,
@@ -118,6 +150,8 @@ def compose_daemon(
         boots=boots,
         booting=booting,
         image_requests=image_requests,
+        captures=captures,
+        upload_pace=UploadPace(config.captures.rate_ceiling_bytes_per_s),
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),
         started_at=datetime.now(UTC),

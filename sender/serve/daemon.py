@@ -153,6 +153,8 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
     config, store = services.config, services.store
     return {
         "library": services.library.run(),
+        "image uploads": services.uploads.run(),
+        "image exports": services.exports.run(),
         "supervisor": daemon.supervisor.run(),
         "rates": share_rates(services.registry, config.network.rate_ceiling_bytes_per_s),
         "presence": save_presence(store, services.presence),
@@ -161,8 +163,9 @@ def _background(daemon: Daemon) -> dict[str, Coroutine[None, None, None]]:
         "claims": services.desk.run(),
         "booting machines": services.booting.run(),
         "image requests": services.image_requests.run(),
+        "captures": services.captures.run(),
         "live feed": services.feed.run(),
-        "schedules": run_schedules(store, services.commands),
+        "schedules": run_schedules(store, services.library, services.commands),
         "retention": run_retention(store, config.history.retention_days),
         "metrics": services.metrics.run(),
     }

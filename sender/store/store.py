@@ -25,12 +25,15 @@ from sender.store.backup.journal import find_segments
 from sender.store.records.problems import Problem, ProblemKind
 from sender.store.repositories.audit import Audit
 from sender.store.repositories.boots import Boots
+from sender.store.repositories.captures import Captures
 from sender.store.repositories.casts import Casts
 from sender.store.repositories.credentials import Credentials
 from sender.store.repositories.enrolments import Enrolments
 from sender.store.repositories.history import History
 from sender.store.repositories.idempotency import IdempotencyKeys
+from sender.store.repositories.image_entries import ImageEntries
 from sender.store.repositories.image_requests import ImageRequests
+from sender.store.repositories.image_uses import ImageUses
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
@@ -73,6 +76,7 @@ class Store:
         self.boots = Boots(database, self.audit, self.machines, self.rooms)
         self.enrolments = Enrolments(database, self.audit, self.machines, self.boots)
         self.image_requests = ImageRequests(database, self.audit)
+        self.captures = Captures(database, self.audit)
         self.casts = Casts(database, self.audit)
         self.leases = Leases(database)
         self.schedules = Schedules(database, self.audit)
@@ -81,6 +85,8 @@ class Store:
         self.credentials = Credentials(database, self.audit)
         self.history = History(database)
         self.images = Images(database, self.audit)
+        self.image_entries = ImageEntries(database, self.audit)
+        self.image_uses = ImageUses(database)
         self.idempotency = IdempotencyKeys(database)
         self.retention = Retention(database, self.audit)
         self._threads = ThreadPoolExecutor(THREADS_COUNT, thread_name_prefix="database")

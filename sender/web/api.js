@@ -27,20 +27,21 @@ export class Unreachable extends Error {}
 /**
  * @param {string} method
  * @param {string} path under /api/v1
- * @param {{body?: any, text?: string, query?: Record<string, any>, once?: boolean, signal?: AbortSignal}} [options]
+ * @param {{body?: any, text?: string, part?: Blob, query?: Record<string, any>, once?: boolean, signal?: AbortSignal}} [options]
  *   once: send an Idempotency-Key, so that a repeated click or a retry has no second effect
  * @returns {Promise<any>}
  */
-export async function call(method, path, { body, text, query, once, signal } = {}) {
+export async function call(method, path, { body, text, part, query, once, signal } = {}) {
   /** @type {Record<string, string>} */
   const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (text !== undefined) headers["Content-Type"] = "text/csv";
+  if (part !== undefined) headers["Content-Type"] = "application/octet-stream";
   if (once) headers["Idempotency-Key"] = randomKey();
   const attempt = () => fetch(BASE + path + queryText(query), {
     method,
     headers,
-    body: body !== undefined ? JSON.stringify(body) : text,
+    body: body !== undefined ? JSON.stringify(body) : (text ?? part),
     credentials: "same-origin",
     signal: signal ? AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]) : AbortSignal.timeout(TIMEOUT_MS),
   });
@@ -93,6 +94,14 @@ export const create = (path, body) => call("POST", path, { body, once: true });
 export const change = (path, body) => call("PATCH", path, { body });
 /** @param {string} path */
 export const remove = (path) => call("DELETE", path);
+
+/**
+ * Sends a part of a file.
+ * @param {string} path
+ * @param {Blob} part
+ * @param {AbortSignal} signal
+ */
+export const putPart = (path, part, signal) => call("PUT", path, { part, signal });
 
 /**
  * Reads all pages of a list, up to `limit` items.

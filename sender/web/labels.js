@@ -1,6 +1,6 @@
 /** Labels of states, bottlenecks and events. Their texts come from sender/labels.py by way of labels.generated.js. */
 
-import { BOTTLENECKS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLMENT_LABELS, EXIT_CODE_ADVICE, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS } from "./labels.generated.js";
+import { BOTTLENECKS, CAPTURE_STATES as CAPTURE_LABELS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLMENT_LABELS, EXIT_CODE_ADVICE, EXPORT_STATES as EXPORT_LABELS, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS, UPLOAD_STATES as UPLOAD_LABELS } from "./labels.generated.js";
 
 /** @typedef {{label: string, icon: string, tone: string, order: number}} StateLabel */
 
@@ -16,6 +16,12 @@ const PHASE_ICONS = {
 };
 /** @type {Record<string, string>} */
 const IMAGE_ICONS = { available: "complete", remote: "download", fetching: "receiving", damaged: "failed", gone: "none" };
+/** @type {Record<string, string>} */
+const CAPTURE_ICONS = { planned: "schedule", uploading: "receiving", proving: "receiving", complete: "complete", failed: "failed", cancelled: "dropped" };
+/** @type {Record<string, string>} */
+const UPLOAD_ICONS = { receiving: "receiving", waiting: "schedule", checking: "receiving", unpacking: "receiving", packing: "receiving", done: "complete", failed: "failed" };
+/** @type {Record<string, string>} */
+const EXPORT_ICONS = { waiting: "schedule", converting: "receiving", done: "complete", failed: "failed" };
 /** @type {Record<string, string>} */
 const ENROLMENT_ICONS = { new: "none", waiting: "warning", approved: "joined", enrolled: "complete", blocked: "dropped" };
 const UNKNOWN = { icon: "info", tone: "calm", order: 50 };
@@ -33,6 +39,9 @@ function withIcons(labels, icons) {
 export const MACHINE_STATES = withIcons(MACHINE_LABELS, MACHINE_ICONS);
 export const PHASES = withIcons({ ...CAST_PHASES, paused: PAUSED }, PHASE_ICONS);
 export const IMAGE_STATES = withIcons(IMAGE_LABELS, IMAGE_ICONS);
+export const UPLOAD_STATES = withIcons(UPLOAD_LABELS, UPLOAD_ICONS);
+export const EXPORT_STATES = withIcons(EXPORT_LABELS, EXPORT_ICONS);
+export const CAPTURE_STATES = withIcons(CAPTURE_LABELS, CAPTURE_ICONS);
 
 const ENROLMENT_STATES = withIcons(ENROLMENT_LABELS, ENROLMENT_ICONS);
 

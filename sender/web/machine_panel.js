@@ -8,6 +8,7 @@ import { formatBytes, formatDuration, formatLoss, formatPercent, formatRate } fr
 import { showToast } from "./toasts.js";
 import { agoElement, badge, emptyState, Figures, ProgressBar, setBadge, timeElement } from "./components.js";
 import { bootSection } from "./machine_boots.js";
+import { captureSection } from "./machine_captures.js";
 import { enrolmentSection } from "./machine_enrolment.js";
 import { to } from "./router.js";
 import { mayOperate, roomName, roomNames } from "./store.js";
@@ -49,6 +50,7 @@ export class MachinePanel {
       this.problem, this.progress, this.figures.element,
       enrolmentSection(machine, changed),
       bootSection(machine, changed),
+      captureSection(machine),
       h("h3", {}, "Identity"), identity(machine, this.seen),
       inventory(machine),
       h("h3", {}, "History"), historyList(history));

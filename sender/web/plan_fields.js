@@ -2,6 +2,7 @@
 
 import { all } from "./api.js";
 import { fill, h } from "./dom.js";
+import { referenceOf } from "./image_text.js";
 import { choices, field, fieldProblem, select } from "./forms.js";
 import { formatBytes, formatCount, parseRate, localTimeZone } from "./format.js";
 import { SLOW_POLICIES, START_MODES } from "./labels.generated.js";
@@ -25,7 +26,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   const given = preset.plan ?? {};
   const image = field({
     label: "Image", name: "image", required: true,
-    input: select({ name: "image", required: true, value: preset.image ?? (images.length === 1 ? images[0].image_id : ""), options: [["", "Choose an image"], ...images.map((each) => /** @type {[string, string]} */ ([each.image_id, imageText(each)]))] }),
+    input: select({ name: "image", required: true, value: preset.image ?? (images.length === 1 ? images[0].image_id : ""), options: [["", "Choose an image"], ...(timed ? [] : newestOptions(images)), ...images.map((each) => /** @type {[string, string]} */ ([each.image_id, imageText(each)]))] }),
   });
   const room = field({
     label: "Room", name: "room_id",
@@ -110,10 +111,15 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   return { element, fields, read, image, room, machineCount: () => picker.read().length || rooms.find((each) => each.room_id === room.input.value)?.machine_count || null };
 }
 
+/** @param {any[]} images @returns {[string, string][]} a schedule's choices that follow the newest version of a name */
+function newestOptions(images) {
+  return images.filter((image) => image.latest).map((image) => [`${image.name}@latest`, `${image.name}: always the newest version`]);
+}
+
 /** @param {any} image */
 function imageText(image) {
   const size = image.raw_bytes ? `, ${formatBytes(image.raw_bytes)}` : "";
-  return `${image.name}${size}${image.state === "available" ? "" : " (will be fetched first)"}`;
+  return `${referenceOf(image)}${size}${image.state === "available" ? "" : " (will be fetched first)"}`;
 }
 
 /** @param {number} bytesPerSecond as it is typed */

@@ -12,6 +12,7 @@ export const ROUTES = [
   { pattern: "/new-cast", section: "casts", load: () => import("./views/new_cast.js") },
   { pattern: "/casts/:cast", section: "casts", load: () => import("./views/cast.js") },
   { pattern: "/images", section: "images", load: () => import("./views/images.js") },
+  { pattern: "/images/:image", section: "images", load: () => import("./views/image.js") },
   { pattern: "/schedules", section: "schedules", load: () => import("./views/schedules.js") },
   { pattern: "/history", section: "history", load: () => import("./views/history.js") },
   { pattern: "/audit", section: "audit", load: () => import("./views/audit.js") },

@@ -21,7 +21,7 @@ from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from sender.api.application import api_document
-from sender.api.bodies.request_models import URL_CHARACTERS_MAX, URL_PATTERN
+from sender.api.request_models.images import URL_CHARACTERS_MAX, URL_PATTERN
 from sender.store.records.access import Role
 from tests.api.served import Served
 from tests.support.network.lab import LIMIT_S

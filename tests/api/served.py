@@ -129,7 +129,14 @@ class Served:
                 )
                 tasks = [
                     asyncio.ensure_future(work)
-                    for work in (recorder.run(), self.services.library.run(), self.services.feed.run())
+                    for work in (
+                        recorder.run(),
+                        self.services.library.run(),
+                        self.services.feed.run(),
+                        self.services.captures.run(),
+                        self.services.uploads.run(),
+                        self.services.exports.run(),
+                    )
                 ]
                 serving = asyncio.ensure_future(self.server.run_until_stopped())
                 while not (self.server.started and self.services.library.images()):

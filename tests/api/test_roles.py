@@ -29,11 +29,15 @@ FITTING = {
     Access.ENROL: {Role.ENROL},
     Access.BOOT: {Role.BOOT, Role.OPERATE},
     Access.MACHINE: set(),
+    Access.CAPTURE: set(),
 }
 KEYS = {
     "image_id": "0" * 64,
+    "export_id": "0" * 16,
+    "upload_id": "0" * 16,
     "room_id": "nowhere",
     "machine_id": "m0",
+    "capture_id": "00000000",
     "cast_id": "00000000",
     "schedule_id": "s0",
     "wake_id": "00000000",
@@ -53,7 +57,8 @@ def _ask(served: Served, operation: Operation, headers: dict[str, str]) -> httpx
     url = served.url + ("" if operation.own_path else API_BASE) + path
     content = None
     if operation.body is not Body.NONE:
-        headers = headers | {"Content-Type": "text/csv" if operation.body is Body.CSV else "application/json"}
+        kind = operation.body.value if operation.body in (Body.CSV, Body.BATCH) else Body.JSON.value
+        headers = headers | {"Content-Type": kind}
         content = b"{}"
     with (
         httpx.Client(timeout=LIMIT_S, trust_env=False, verify=False) as client,
@@ -116,7 +121,7 @@ def test_the_table_has_every_route(guarded: Served) -> None:
 def test_every_change_requires_more_than_the_role_view() -> None:
     for operation in OPERATIONS:
         if operation.method != "GET" and not operation.path.startswith("/session"):
-            changing = (Access.OPERATE, Access.ENROL, Access.BOOT, Access.MACHINE)
+            changing = (Access.OPERATE, Access.ENROL, Access.BOOT, Access.MACHINE, Access.CAPTURE)
             assert operation.access in changing, _name(operation)
 
 

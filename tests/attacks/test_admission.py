@@ -77,7 +77,7 @@ def test_27_every_cast_route_needs_a_bearer_before_it_reads_a_body(tmp_path: Pat
         grant, _ = await join(client)
         api = make_api(rig)
         routes = [route for route in api.application().routes if isinstance(route, APIRoute)]
-        assert len(routes) == 7
+        assert len(routes) == 9
         for route in routes:
             path = route.path.format(cast_id="1234abcd", receiver_id=grant.receiver_id, block=0)
             for method in route.methods:

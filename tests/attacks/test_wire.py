@@ -302,13 +302,13 @@ def test_20_a_member_that_nacks_everything_holds_no_lock_and_gets_its_share() ->
     """A user would wait: one datagram held the sender's lock for seconds, and its repairs took all of the rate."""
     big = SimulatedCast(CastModel((ReceiverModel(shaped(1000)),), image_bytes=50 * 1024 * MIB)).session
     grants = [big.join(join_request(agent), time.monotonic()) for agent in "ab"]
-    big.start_casting()
+    big.gathering.start_now()
     big.control_datagrams(time.monotonic())
     transmit_some(big)
     largest = tuple((block, NACK_BLOCKS_MAX // 100, 20) for block in range(0, 100_000, 1000))
     datagrams = [whole_image_nack(grants[0], 1, big.image_demand.block_count)]
     datagrams += [
-        feedback(grants[0], counter, Nack(1, big._sequence & 0xFFFFFFFF, largest))
+        feedback(grants[0], counter, Nack(1, big._planner.next_sequence & 0xFFFFFFFF, largest))
         for counter in range(2, 200)
     ]
     held_s = deliver(big, datagrams)
@@ -324,7 +324,7 @@ def test_20_a_member_that_nacks_everything_holds_no_lock_and_gets_its_share() ->
     counter = 0
     while small.image_demand.wanted_count:
         counter += 1
-        everything = Nack(1, small._sequence & 0xFFFFFFFF, ((0, 4000, 200),))
+        everything = Nack(1, small._planner.next_sequence & 0xFFFFFFFF, ((0, 4000, 200),))
         small.receive_feedback_untrusted(feedback(hostile, counter, everything), now)
         plan = small.next_plan(now, 64)
         assert plan is not None

@@ -31,6 +31,8 @@ from tests.support.network.lab import Network, privileged_obstacle
 COMPONENTS = {
     "Erasure code": "tests.bench.components_fec",
     "Packing": "tests.bench.components_pack",
+    "Import": "tests.bench.components_import",
+    "Partclone images": "tests.bench.components_partclone",
     "Disk": "tests.bench.components_disk",
     "Wire codec": "tests.bench.components_codec",
 }

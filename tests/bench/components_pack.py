@@ -5,25 +5,28 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+import subprocess
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from protocol.constants import GIB, MIB
+from protocol.image.block_codec import LEVEL_DEFAULT
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_verify import verify_image
 from sender.imaging.pack import PackOptions, pack_image
+from tests.bench.turns import compare, measure, median_wall_s, take_turns
 
-RANDOM_BYTES = 512 * MIB
-OS_FILES_BYTES = 384 * MIB
+RANDOM_BYTES = GIB
+OS_FILES_BYTES = GIB
+"""Enough for seconds of work, so that the start of a program and of its threads doesn't count."""
 SPARSE_BYTES = 256 * GIB
 SPARSE_DATA_BYTES = 64 * MIB
 ROUNDS = 5
-OS_FOLDERS = ("/usr/bin", "/usr/lib", "/usr/share")
+OS_FOLDERS = ("/usr/bin", "/usr/lib", "/usr/share", "/usr/sbin", "/opt")
 
 
 def _write_random(path: Path, size_bytes: int, offset: int = 0) -> None:
@@ -52,26 +55,36 @@ def _os_files() -> Iterator[Path]:
                 yield path
 
 
-def _median_s(work: Callable[[], object]) -> float:
-    """Return the median time; the first run isn't counted, because it allocates memory that later ones reuse."""
-    times_s = []
-    for _ in range(ROUNDS + 1):
-        started_s = time.perf_counter()
-        work()
-        times_s.append(time.perf_counter() - started_s)
-    return statistics.median(times_s[1:])
-
-
 def _verify(path: Path) -> None:
     with ImageFile.open(path) as image:
         assert not verify_image(image).bad_count
 
 
-def _measured(content: str, source: Path) -> list[dict[str, object]]:
+def _compress(source: Path) -> None:
+    """Compress with the zstd program on all CPUs, which neither hashes nor looks for free space."""
+    output = source.with_suffix(".zst")
+    subprocess.run(["zstd", "-q", "-f", "-T0", f"-{LEVEL_DEFAULT}", source, "-o", output], check=True)
+    output.unlink()
+
+
+def _measured(content: str, source: Path, *, beside_zstd: bool = False) -> list[dict[str, object]]:
     """Return raw bytes per second of packing and verifying, and the compression ratio."""
     output = source.with_suffix(".dci")
     raw_bytes = source.stat().st_size
-    pack_s = _median_s(lambda: pack_image(source, output, PackOptions()))
+
+    def pack() -> None:
+        pack_image(source, output, PackOptions())
+
+    compared: list[dict[str, object]] = []
+    if beside_zstd:
+        turns = take_turns(pack, lambda: _compress(source), ROUNDS)
+        pack_s, zstd_s = median_wall_s(turns)
+        compared = [
+            {"component": f"zstd -T0, {content}", "rate": raw_bytes / zstd_s / 1e6, "unit": "MB/s of disk"},
+            *compare(turns, f"pack / zstd -T0, {content}"),
+        ]
+    else:
+        pack_s = _median_s(pack)
     verify_s = _median_s(lambda: _verify(output))
     ratio = raw_bytes / output.stat().st_size
     output.unlink()
@@ -80,7 +93,13 @@ def _measured(content: str, source: Path) -> list[dict[str, object]]:
         {"component": f"{name}, {content}", "rate": rate, "unit": "MB/s of disk"}
         for name, rate in rates.items()
     ]
+    rows += compared
     return [*rows, {"component": f"disk size / image size, {content}", "rate": ratio, "unit": "ratio"}]
+
+
+def _median_s(work: Callable[[], object]) -> float:
+    """Return the median time; the first run isn't counted, because it allocates memory that later ones reuse."""
+    return statistics.median([measure(work).wall_s for _ in range(ROUNDS + 1)][1:])
 
 
 def run() -> list[dict[str, object]]:
@@ -91,11 +110,11 @@ def run() -> list[dict[str, object]]:
         folder = Path(name)
         source = folder / "random"
         _write_random(source, RANDOM_BYTES)
-        rows += _measured("random bytes", source)
+        rows += _measured("random bytes", source, beside_zstd=True)
         source.unlink()
         source = folder / "os-files"
         _write_os_files(source)
-        rows += _measured("operating system files", source)
+        rows += _measured("operating system files", source, beside_zstd=True)
         source.unlink()
         source = folder / "sparse"
         _write_random(source, SPARSE_DATA_BYTES, SPARSE_BYTES // 2)

@@ -12,6 +12,7 @@ from tests.bench.figures import Figure
 from tests.bench.room import Bench, Cast, CastRecord, Image, receiver_name
 from tests.support.network.lab import Network, Program
 from tests.support.programs.processor_quota import ProcessorQuota
+from tests.support.rate_search import best_fixed_rate
 
 MACHINE_COUNT = 2
 PROCESSOR_SHARE = 0.05
@@ -19,9 +20,6 @@ PROCESSOR_SHARE = 0.05
 LIMIT_S = 400.0
 FOUND_AFTER_S = 3.0
 """Time to find the machines' limit; drops at sockets count only after it."""
-STEP = 1.3
-"""Ratio of neighbouring fixed rates: at half a step the time differs by less than the bound forgives."""
-FIXED_COUNT_MAX = 6
 TIME_BOUND = 1.3
 LOST_PERCENT_MAX = 2.0
 CHANGES_MAX = 1
@@ -32,7 +30,12 @@ def slow_machines(bench: Bench, image: Image) -> Iterator[Figure]:
     name = "slow-machines"
     bench.say(f"  {name}: {MACHINE_COUNT} machines with {PROCESSOR_SHARE:.0%} of a processor each")
     record, lost_share = _cast(bench, image)
-    fixed_s, fixed_mbit_per_s = _best_fixed(bench, image, image.raw_bytes * 8e-6 / record.seconds)
+
+    def seconds_at(mbit_per_s: float) -> float:
+        bench.say(f"  at most {mbit_per_s:.1f} Mbit/s")
+        return _cast(bench, image, "--max-rate", f"{mbit_per_s:.2f}M")[0].seconds
+
+    fixed_s, fixed_mbit_per_s = best_fixed_rate(seconds_at, image.raw_bytes * 8e-6 / record.seconds)
     yield Figure(
         name,
         "time against the best fixed rate",
@@ -60,29 +63,6 @@ def slow_machines(bench: Bench, image: Image) -> Iterator[Figure]:
     )
 
 
-def _best_fixed(bench: Bench, image: Image, start_mbit_per_s: float) -> tuple[float, float]:
-    """Return the time and the rate of the best ``--max-rate`` near a rate, which is the automatic one's."""
-    measured: dict[int, float] = {}
-
-    def seconds(step: int) -> float:
-        if step not in measured:
-            bench.say(f"  at most {start_mbit_per_s * STEP**step:.1f} Mbit/s")
-            options = ("--max-rate", f"{start_mbit_per_s * STEP**step:.2f}M")
-            measured[step] = _cast(bench, image, *options)[0].seconds
-        return measured[step]
-
-    best, direction = 0, 1
-    while len(measured) < FIXED_COUNT_MAX:
-        if seconds(best + direction) < seconds(best):
-            best += direction
-        elif direction == 1 and best == 0:
-            direction = -1
-        else:
-            break
-    best = min(measured, key=lambda step: measured[step])
-    return measured[best], start_mbit_per_s * STEP**best
-
-
 def _cast(bench: Bench, image: Image, *options: str) -> tuple[CastRecord, float]:
     """Cast to the machines; return the record and the largest share of datagrams dropped at a socket later on."""
     with contextlib.ExitStack() as stack:
@@ -93,7 +73,7 @@ def _cast(bench: Bench, image: Image, *options: str) -> tuple[CastRecord, float]
         cast = Cast(bench, network, image, options, limit_s=LIMIT_S)
         with cast:
             for quota, agent in zip(quotas, cast.agents, strict=True):
-                quota.add(agent)
+                quota.add(agent.pid)
             running = cast.wait_until(FOUND_AFTER_S)
             before = [_socket_drops(agent) for agent in cast.agents]
             sent = network.port_counters()

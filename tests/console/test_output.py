@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sender.api.bodies import request_models
+from sender.api.request_models.field_types import CAST_ID_PATTERN, ROOM_ID_PATTERN
 from sender.console import casts as cast_commands
 from sender.console import options
 from sender.console.output import Column, Output
@@ -173,8 +173,8 @@ def test_a_field_error_is_shown_once(api: ApiDouble) -> None:
 
 def test_choices_equal_the_enums_of_the_records() -> None:
     assert (options.ROOM_PATTERN, options.CAST_PATTERN) == (
-        request_models.ROOM_ID_PATTERN,
-        request_models.CAST_ID_PATTERN,
+        ROOM_ID_PATTERN,
+        CAST_ID_PATTERN,
     )
     assert tuple(Role) == ROLES
     assert tuple(StartMode) == START_MODES

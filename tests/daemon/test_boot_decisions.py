@@ -14,8 +14,9 @@ import pytest
 
 from protocol.errors import DatabaseUnavailableError
 from sender.actors import Actor
-from sender.daemon.boots.boot_decisions import PLANNED_AHEAD, BootDecisions, Decision, decide_boot
+from sender.daemon.boots.boot_decisions import BootDecisions, Decision, decide_boot
 from sender.daemon.boots.booting_machines import BootingMachines
+from sender.daemon.jobs.awaited_casts import PLANNED_AHEAD, AwaitedCasts
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.refusals import RequestRefusedError
@@ -28,6 +29,7 @@ from sender.store.records.boots import (
     BootReport,
     UnknownMachines,
 )
+from sender.store.records.captures import CapturePlan
 from sender.store.records.casts import CastPhase
 from sender.store.records.machines import EnrolmentState, Machine
 from sender.store.repositories import boots as boots_module
@@ -35,6 +37,7 @@ from sender.store.repositories.audit import AuditNote
 from sender.store.repositories.boots import BootSubject
 from sender.store.store import Store
 from tests.store.samples import add_cast, line, machine, room
+from tests.support.idle_captures import idle_captures
 
 MAC = "52:54:00:00:00:07"
 SERVICE = Actor("boot server", "r1")
@@ -50,8 +53,9 @@ class Desk:
         self.pc07: Machine = store.machines.add(machine("pc07", macs=(MAC,), room_id="lab"))
         self.registry = CastRegistry(ended_kept_s=0.0)
         self.booting = BootingMachines(store, self.registry)
-        ended = EndedMachines(store, self.registry)
-        self.decisions = BootDecisions(store, self.registry, ended, self.booting, rule)
+        awaited = AwaitedCasts(self.registry, EndedMachines(store, self.registry))
+        self.captures = idle_captures(store, self.registry.changes)
+        self.decisions = BootDecisions(store, awaited, self.booting, self.captures, rule)
 
     def add_cast(self, cast_id: str = "00000001", **fields: Any) -> None:
         """Add an unfinished cast to the room, as the supervisor learns of it."""
@@ -215,3 +219,12 @@ def test_without_the_database_the_boot_service_decides(desk: Desk, monkeypatch: 
     monkeypatch.setattr(desk.store.boots, "subject", unavailable)
     with pytest.raises(DatabaseUnavailableError):
         desk.decide()
+
+
+def test_a_machine_to_capture_boots_the_live_system(desk: Desk) -> None:
+    """Its disk can't be captured while its own system runs from it."""
+    plan = CapturePlan(desk.pc07.machine_id, "lab", "auto", 1 << 18, 3, every_byte=False)
+    planned = asyncio.run(desk.captures.create(plan, desk.pc07, Actor("anna")))
+    assert desk.decide().reason is BootReason.CAPTURE
+    asyncio.run(desk.captures.cancel(planned.capture_id, Actor("anna")))
+    assert desk.decide().reason is not BootReason.CAPTURE

@@ -12,6 +12,7 @@ import pytest
 from sender.actors import Actor
 from sender.daemon.boots.boot_decisions import BootDecisions
 from sender.daemon.boots.booting_machines import BootingMachines
+from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.ended_machines import EndedMachines
@@ -26,6 +27,7 @@ from sender.store.records.machine_states import MachineState
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast, line, machine, room
+from tests.support.idle_captures import idle_captures
 
 SERVICE = Actor("boot server", "r1")
 MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03")
@@ -36,6 +38,10 @@ class RecordedRun:
 
     def __init__(self) -> None:
         self.expected_count = 0
+        self.late_count = 0
+
+    def expect_late(self, count: int) -> None:
+        self.late_count = count
 
     def expect_more(self, count: int) -> None:
         self.expected_count = count
@@ -53,8 +59,9 @@ class Room:
         recorder = Recorder(store, directory)
         waker = MachineWaker(store, recorder, self.presence, WavePace(8, 5.0))
         self.live_state = LiveState(store, self.registry, self.presence, self.booting, waker)
-        ended = EndedMachines(store, self.registry)
-        self.decisions = BootDecisions(store, self.registry, ended, self.booting, UnknownMachines.OFF)
+        awaited = AwaitedCasts(self.registry, EndedMachines(store, self.registry))
+        captures = idle_captures(store, self.registry.changes)
+        self.decisions = BootDecisions(store, awaited, self.booting, captures, UnknownMachines.OFF)
         record = dataclasses.replace(
             add_cast(store, **({"room_id": "lab"} | plan)), phase=CastPhase.GATHERING
         )
@@ -116,6 +123,23 @@ def test_a_machine_that_has_joined_isnt_awaited_again(store: Store, tmp_path: Pa
     assert lab.booting._expected(lab.job) == 0
     lab.job.put_machine(line(name="pc01", machine_id=known.machine_id, state="lost"))
     assert lab.booting._expected(lab.job) == 1
+
+
+def test_a_cast_that_is_nearly_over_waits_for_a_machine_that_loads_the_live_system_for_it(
+    store: Store, tmp_path: Path
+) -> None:
+    lab = Room(store, tmp_path)
+    lab.job.records.change(phase=CastPhase.CASTING)
+    known = store.machines.add(machine("pc01", macs=(MACS[0],), room_id="lab"))
+
+    async def play() -> None:
+        await lab.boot(MACS[0])
+        await lab.watch()
+
+    asyncio.run(play())
+    assert (lab.run.expected_count, lab.run.late_count) == (0, 1)
+    lab.job.put_machine(line(name="pc01", machine_id=known.machine_id, state="complete"))
+    assert lab.booting._loading_count(lab.job) == 0, "it doesn't join again"
 
 
 @pytest.mark.parametrize(

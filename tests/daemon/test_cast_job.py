@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from sender.cast.reporting.snapshot import ReceiverView
-from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
+from sender.daemon.jobs.cast_job import LATE_JOIN_S, CastJob, EarlierRuns
 from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import CastMachine, CastPhase
 from sender.store.store import Store
@@ -22,6 +25,10 @@ class RecordedRun:
     def __init__(self) -> None:
         self.not_waited_for_count = 0
         self.cancelled = ""
+        self.late_counts: list[int] = []
+
+    def expect_late(self, count: int) -> None:
+        self.late_counts.append(count)
 
     def stop_waiting_for(self, count: int) -> None:
         self.not_waited_for_count = count
@@ -94,3 +101,22 @@ def test_an_unchanged_machine_is_not_sent_again_to_subscribers(store: Store, tmp
     assert shown[0]["pc01"].eta_s
     assert shown[0]["pc01"] is shown[1]["pc01"], "a new ETA alone is no change"
     assert shown[1]["pc02"].progress == 0.5
+
+
+def test_a_cast_that_is_nearly_over_waits_for_a_machine_that_was_just_assigned(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its assignment and its join the session doesn't know of it, and would end with the last of the others."""
+    live, run = gathering(store, tmp_path)
+    live.targets = {"pc02": "pc02"}
+    live.put_machine(row("pc01", "joined"))
+    assert run.late_counts == []
+    live.put_machine(row("pc02", "assigned"))
+    assert run.late_counts == [1]
+    live.put_machine(row("pc02", "joined"))
+    assert run.late_counts == [1, 0]
+    live.put_machine(row("pc03", "assigned"))
+    later = time.monotonic() + LATE_JOIN_S + 1.0
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    live.expect_loading(0)
+    assert run.late_counts == [1, 0, 1, 0], "a machine that died before it joined costs a minute"

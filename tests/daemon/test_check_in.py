@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from sender.config.config_file import load_config
 from sender.daemon import check_in as module
 from sender.daemon.check_in import CheckInHandler
 from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant
+from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.machine_access import MachineAccess
@@ -31,12 +32,17 @@ from sender.daemon.presence import Presence
 from sender.daemon.ticket_office import TicketOffice
 from sender.metrics.boot_metrics import IMAGE_REFUSALS
 from sender.refusals import RequestRefusedError
+from sender.store.machines.claims import secret_hash
 from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_store
+from sender.store.records.boots import BootAction, BootReport, BootToken
 from sender.store.records.machines import EnrolmentMode, Room
+from sender.store.repositories.audit import AuditNote
+from sender.store.repositories.boots import TOKEN_LIFETIME, DecidedBoot, new_boot_token
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
+from tests.support.idle_captures import idle_captures
 
 REPORTED = CheckIn(
     agent_id="0f" * 16,
@@ -71,6 +77,7 @@ def desk(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check
 def make_handler(store: Store, tmp_path: Path, mode: EnrolmentMode = EnrolmentMode.TOKEN) -> CheckInHandler:
     recorder, registry, presence = Recorder(store, tmp_path), CastRegistry(ended_kept_s=0.0), Presence()
     access = MachineAccess(store, recorder, registry)
+    ended = EndedMachines(store, registry)
     return CheckInHandler(
         store,
         recorder,
@@ -78,7 +85,9 @@ def make_handler(store: Store, tmp_path: Path, mode: EnrolmentMode = EnrolmentMo
         presence,
         EnrolmentDesk(store, presence, access, mode),
         TicketOffice(store),
-        EndedMachines(store, registry),
+        ended,
+        AwaitedCasts(registry, ended),
+        idle_captures(store, registry.changes),
     )
 
 
@@ -292,3 +301,93 @@ def test_a_refused_image_is_counted_once_for_a_machine_and_cast(
     assert {name: value - before[name] for name, value in counted().items() if value != before[name]} == (
         {reason: 1.0} if reason else {}
     )
+
+
+# -- machines that boot over the network and have nothing to do -----------------------------------------------------
+
+
+async def boots(
+    handler: CheckInHandler, store: Store, machine_id: str | None, *, decided: str = ""
+) -> CheckInAnswer:
+    """Return the answer to the first check-in after a boot for which the daemon issued a token."""
+    now, secret = store.now(), new_boot_token()
+    token = BootToken(
+        token_hash=secret_hash(secret),
+        mac=REPORTED.macs[0],
+        machine_id=machine_id,
+        room_id=None,
+        needs_approval=False,
+        issued_at=now,
+        expires_at=now + TOKEN_LIFETIME,
+        issued_by="boot server",
+    )
+    boot = DecidedBoot(
+        report=BootReport(REPORTED.macs[0]),
+        machine_id=machine_id,
+        action=BootAction.LIVE,
+        text=decided,
+        token=token,
+        audit=AuditNote("boot server"),
+    )
+    assert store.boots.record([boot]) == [True]
+    check_in = dataclasses.replace(REPORTED, agent_id=secret[-32:])
+    return await handler.answer(
+        check_in, EnrolmentGrant("boot server", boot_hash=secret_hash(secret)), "10.0.0.7"
+    )
+
+
+def test_a_machine_that_booted_for_a_cast_soon_restarts_when_there_is_none(
+    desk: CheckInHandler, store: Store
+) -> None:
+    """Otherwise it stays in the live system until somebody switches it off, and its user can't work."""
+
+    async def meet() -> tuple[CheckInAnswer, CheckInAnswer]:
+        machine_id = await enrolled(desk)
+        first = await boots(desk, store, machine_id)
+        return first, await desk.answer(REPORTED, machine_id, "10.0.0.7")
+
+    first, second = asyncio.run(meet())
+    assert first.idle_restart_s == module.IDLE_RESTART_S
+    assert second.cast_planned is False
+
+
+def test_a_machine_that_registers_by_booting_waits_for_the_rooms_cast(
+    desk: CheckInHandler, store: Store
+) -> None:
+    answer = asyncio.run(boots(desk, store, None))
+    assert answer.machine_secret
+    assert answer.idle_restart_s == module.IDLE_RESTART_UNPLANNED_S
+
+
+def test_a_machine_that_an_operator_asked_for_waits_for_the_operator(
+    desk: CheckInHandler, store: Store
+) -> None:
+    async def meet() -> CheckInAnswer:
+        machine_id = await enrolled(desk)
+        store.machines.change(machine_id, next_boot="live")
+        return await boots(desk, store, machine_id)
+
+    assert asyncio.run(meet()).idle_restart_s == module.IDLE_RESTART_UNPLANNED_S
+
+
+def test_a_machine_with_a_token_for_enrolment_never_restarts(desk: CheckInHandler) -> None:
+    answer = asyncio.run(desk.answer(REPORTED, EnrolmentGrant("lab-agents"), "10.0.0.7"))
+    assert answer.machine_secret
+    assert answer.idle_restart_s is None
+
+
+def test_a_machine_learns_of_the_cast_that_would_boot_the_live_system_again(
+    store: Store, tmp_path: Path
+) -> None:
+    """A restart then would be one of a loop."""
+    handler = make_handler(store, tmp_path)
+
+    async def meet() -> bool | None:
+        machine_id = await enrolled(handler)
+        cast = add_cast(
+            store, "00000001", machine_ids=(machine_id,), start_at=datetime.now(UTC) + timedelta(minutes=5)
+        )
+        handler._registry.unfinished[cast.cast_id] = cast
+        return (await handler.answer(REPORTED, machine_id, "10.0.0.7")).cast_planned
+
+    assert asyncio.run(meet()) is True

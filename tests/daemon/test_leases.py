@@ -8,7 +8,7 @@ import pytest
 
 from protocol.errors import ConfigurationError
 from sender.daemon.leases import BeatWatch, StateDirectory
-from sender.store.repositories.leases import LEASE_STALE_S
+from sender.store.repositories.leases import IMAGE_GRACE_S, LEASE_STALE_S
 
 
 def test_a_daemon_that_renews_keeps_its_cast_and_a_dead_one_loses_it() -> None:
@@ -16,6 +16,14 @@ def test_a_daemon_that_renews_keeps_its_cast_and_a_dead_one_loses_it() -> None:
     for now in range(20):
         stale = watch.observe({"a": ("alive", now), "b": ("dead", 7)}, float(now))
         assert [cast_id for cast_id, _, _ in stale] == (["b"] if now >= LEASE_STALE_S else [])
+
+
+def test_a_dead_daemons_cast_goes_to_a_daemon_that_has_its_image_first() -> None:
+    """Otherwise the cast fails at a daemon that can't send it, while another one could."""
+    watch = BeatWatch()
+    for now in range(20):
+        stale = watch.observe({"a": ("dead", 7)}, float(now), {"a"})
+        assert bool(stale) == (now >= LEASE_STALE_S + IMAGE_GRACE_S)
 
 
 def test_an_outage_of_the_database_takes_no_cast_from_a_live_daemon() -> None:

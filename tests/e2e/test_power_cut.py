@@ -18,6 +18,7 @@ from tests.support.disks.power_cuts import (
     record_cast,
     record_restore,
     with_changed_blocks,
+    with_patch,
 )
 from tests.support.disks.write_log import PowerCut
 
@@ -78,3 +79,23 @@ def test_cast_over_another_system(
 ) -> None:
     recording = record_cast(tmp_path, image, other_disk, is_device=is_device)
     assert_every_cut_is_survived(recording, tmp_path, seed=4)
+
+
+PATCHED = {0: "d", 3: "r", 25: "d", 40: "z", 41: "d", 79: "r"}
+"""Blocks of a machine patch, in the first MiB, in a filesystem, in the data, and in the backup table."""
+
+
+@pytest.mark.parametrize("over_clone", [True, False], ids=["the image without a patch", "another system"])
+def test_restore_with_a_machine_patch(
+    image: SmallImage, other_disk: bytes, tmp_path: Path, over_clone: bool
+) -> None:
+    """A disk that is complete without its patch would be one more clone with the golden image's name."""
+    recording = record_restore(
+        tmp_path, with_patch(image, PATCHED), image.raw if over_clone else other_disk, is_device=True
+    )
+    assert_every_cut_is_survived(recording, tmp_path, seed=5)
+
+
+def test_cast_with_a_machine_patch(image: SmallImage, other_disk: bytes, tmp_path: Path) -> None:
+    recording = record_cast(tmp_path, with_patch(image, PATCHED), other_disk, is_device=True)
+    assert_every_cut_is_survived(recording, tmp_path, seed=6)

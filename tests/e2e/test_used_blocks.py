@@ -392,7 +392,7 @@ def test_without_loop_devices_tools_read_the_source_through_its_descriptor(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As an ordinary user packs the file of a virtual disk: confined tools must still be able to open it."""
-    monkeypatch.setattr("sender.imaging.used_blocks.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("protocol.packing.used_blocks.os.geteuid", lambda: 1000)
     source = source_of(FILESYSTEMS[name], sources)[0]
     before = source.read_bytes()
     with loop_device(source, "--read-only") as device:

@@ -9,14 +9,30 @@ import zlib
 from collections.abc import Callable
 
 from protocol.constants import MANIFEST_HASH_BYTES, WIRE_VERSION
-from protocol.control import check_in, image_requests
+from protocol.control import capture_messages, check_in, image_requests
 from protocol.control import control_messages as messages
 from protocol.control.boot_parameters import parse_boot_parameters_untrusted
 from protocol.errors import ConfigurationError, JoinRefusedError, ProtocolError, WireVersionError
+from protocol.image.manifest_format import build_manifest_start
+from sender.daemon.captures.upload_start import UploadStart
+from sender.store.records.captures import CapturePlan
 from tests.fuzz.samples import json_bytes, sample_object
 from tests.fuzz.target import Structure, Target
+from tests.support.capture_batches import sample_proof_batch, sample_span_batch
 
 BLOCK_COUNT = 100
+GEOMETRY = capture_messages.BlockGeometry(BLOCK_COUNT * (1 << 16) - 5, 1 << 16)
+
+
+PLAN = CapturePlan("pc01", "lab", "auto", GEOMETRY.block_bytes, 3, every_byte=False)
+
+
+def _manifest_starts() -> list[bytes]:
+    metadata: dict[str, object] = {"logical_sector_bytes": 512}
+    return [
+        build_manifest_start(PLAN.name, raw_bytes, PLAN.block_bytes, metadata)[0]
+        for raw_bytes in (1 << 16, GEOMETRY.raw_bytes)
+    ]
 
 
 def _seeds(make: Callable[[random.Random], object]) -> Callable[[], list[bytes]]:
@@ -69,6 +85,19 @@ def _command_lines() -> list[bytes]:
     ]
 
 
+def _span_batches() -> list[bytes]:
+    return [_span_batch(random.Random(seed)) for seed in range(12)]
+
+
+def _span_batch(pick: random.Random) -> bytes:
+    batch = sample_span_batch(pick, GEOMETRY)
+    return batch.to_bytes()
+
+
+def _proof_batches() -> list[bytes]:
+    return [sample_proof_batch(random.Random(seed), GEOMETRY).to_bytes() for seed in range(12)]
+
+
 def _target(
     name: str, decode: Callable[[object], object], make: Callable[[random.Random], object], share: int = 10
 ) -> Target:
@@ -108,6 +137,36 @@ TARGETS = (
     _record("images that a machine may request", image_requests.LIBRARY_IMAGES),
     _record("request for an image", image_requests.IMAGE_CHOICE),
     _record("state of a request", image_requests.REQUEST_STATUS),
+    _record("start of a capture", capture_messages.CAPTURE_START),
+    _record("position of a capture", capture_messages.CAPTURE_POSITION),
+    _record("wanted blocks of a capture", capture_messages.SPAN_ANSWER),
+    _record("end of a capture", capture_messages.CAPTURE_END),
+    _record("result of a capture", capture_messages.CAPTURE_RESULT),
+    _record("failure of a capture", capture_messages.CAPTURE_FAILURE),
+    Target(
+        "start of a captured manifest",
+        lambda data: UploadStart.parse_untrusted(data, PLAN),
+        (ProtocolError,),
+        _manifest_starts,
+    ),
+    Target(
+        "spans of a capture",
+        lambda data: capture_messages.SpanBatch.parse_untrusted(data, GEOMETRY),
+        (ProtocolError,),
+        _span_batches,
+    ),
+    Target(
+        "proof of a capture",
+        lambda data: capture_messages.ProofBatch.parse_untrusted(data, GEOMETRY),
+        (ProtocolError,),
+        _proof_batches,
+    ),
+    Target(
+        "mask of a capture",
+        lambda data: capture_messages.SpanAnswer(data).mask_untrusted(BLOCK_COUNT),
+        (ProtocolError,),
+        lambda: [random.Random(seed).randbytes(BLOCK_COUNT // 8 + 1) for seed in range(4)],
+    ),
     Target(
         "kernel command line",
         lambda data: parse_boot_parameters_untrusted(data.decode(errors="replace")),

@@ -23,9 +23,10 @@ from protocol.control import control_messages as messages
 from protocol.errors import ProtocolError
 from protocol.model.session_records import JoinRequest
 from receiver.restore.http_image import parse_content_range_untrusted
-from sender.api.bodies.request_models import SessionInput
+from sender.api.bodies.downloads import byte_range_untrusted
 from sender.api.guard.auth import Access
 from sender.api.guard.guarded_route import _body_untrusted
+from sender.api.request_models.session import SessionInput
 from sender.api.route_table import OPERATIONS
 from sender.cast.session.rival_check import is_confirmed_rival_untrusted
 from tests.fuzz.target import Structure, Target
@@ -167,10 +168,25 @@ def _check_rival(data: bytes) -> object:
     )
 
 
+def _byte_range(data: bytes) -> object:
+    total_bytes = 1 << 20
+    wanted = byte_range_untrusted(data.decode("latin-1"), total_bytes)
+    if wanted is not None:
+        start, stop = wanted
+        assert 0 <= start <= stop <= total_bytes
+    return wanted
+
+
 _NO_ACCESS: Any = None
 _SESSION: Final = TypeAdapter(SessionInput)
 
 TARGETS = (
+    Target(
+        "range of a disk that a client downloads",
+        _byte_range,
+        (),
+        lambda: [b"bytes=0-4095", b"bytes=10-", b"bytes=-512", b"bytes=0-1,4-5"],
+    ),
     Target(
         "range of a web server's answer",
         lambda data: parse_content_range_untrusted(data.decode("latin-1")),

@@ -23,15 +23,17 @@ from protocol.disk.gpt import (
 )
 from protocol.disk.partition_table import parse_layout_untrusted
 from protocol.errors import ImageDamagedError, ImageFormatError
+from protocol.image.bad_ranges import BadRange, BadRanges
 from protocol.image.block_codec import BlockDecoder, BlockEncoder
 from protocol.image.image_format import PAGE_BYTES, build_header, parse_header_untrusted
 from protocol.image.image_metadata import pack_metadata, parse_metadata_untrusted
 from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.image.manifest_format import build_manifest
+from protocol.image.provenance import Provenance, SourceChecksums
+from protocol.packing.filesystems.superblocks import UsageUnknownError, read_superblock_untrusted
 from receiver.disk.fit.filesystem import GROWERS, filesystem_bytes_untrusted
 from receiver.disk.inventory.disk_contents import parse_contents
-from sender.imaging.filesystems.superblocks import UsageUnknownError, read_superblock_untrusted
 from tests.fuzz.target import Structure, Target
 from tests.support.disks.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt
 from tests.support.disks.fat import fat_filesystem
@@ -173,6 +175,8 @@ def _fat_seeds() -> list[bytes]:
     return [bytes(fat_filesystem(bits, loader="bootriscv64.efi")[: 16 * KIB]) for bits in (12, 32)]
 
 
+PROVENANCE = Provenance("fog", SourceChecksums.NONE, "diskcast", "1.0", "partclone 0.3.13")
+
 TARGETS = (
     Target(
         "image header",
@@ -186,7 +190,11 @@ TARGETS = (
         "image metadata",
         parse_metadata_untrusted,
         IMAGE_ERRORS,
-        lambda: [pack_metadata(_plain_metadata()), pack_metadata({"comment": "x", "later": [1, {"a": b""}]})],
+        lambda: [
+            pack_metadata(_plain_metadata()),
+            pack_metadata({"comment": "x", "later": [1, {"a": b""}]}),
+            pack_metadata({"provenance": PROVENANCE.to_metadata()}),
+        ],
         structure=Structure.MSGPACK_BODY,
     ),
     Target(
@@ -195,6 +203,14 @@ TARGETS = (
         (ImageDamagedError, ValueError, TypeError, msgpack.UnpackException),
         lambda: [msgpack.packb(layout_metadata(_layout()))],  # type: ignore[arg-type]
         structure=Structure.MSGPACK_BODY,
+    ),
+    Target(
+        "unreadable ranges of the metadata",
+        BadRanges.decode_untrusted,
+        (ImageDamagedError,),
+        lambda: [
+            BadRanges.of([BadRange(index * 4096, 512) for index in range(n)]).encode() for n in (0, 3, 300)
+        ],
     ),
     Target("stored block", _decode_block, (ImageDamagedError,), _stored_block_seeds),
     Target(

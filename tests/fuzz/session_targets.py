@@ -13,7 +13,7 @@ from protocol.constants import CONTROL_SIGNATURE_BYTES, DATA_HEADER_BYTES, FEEDB
 from protocol.model.session_records import JoinGrant
 from protocol.receiving import events
 from protocol.receiving.receiver_session import ReceiverSession
-from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.transmission.frame_encoder import FrameEncoder
 from protocol.trust.group_keys import derive_group_keys
 from protocol.wire import batch, codec
 from protocol.wire.data_tags import DataTagger

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from tests.fuzz import (
+    contents_targets,
     control_targets,
+    export_targets,
+    foreign_targets,
     http_targets,
     image_targets,
     netboot_targets,
+    patch_targets,
     session_targets,
     trust_targets,
+    virtual_disk_targets,
     wire_targets,
 )
 from tests.fuzz.target import Target
@@ -19,10 +24,15 @@ TARGETS: Final[tuple[Target, ...]] = (
     *wire_targets.TARGETS,
     *control_targets.TARGETS,
     *image_targets.TARGETS,
+    *foreign_targets.TARGETS,
+    *contents_targets.TARGETS,
+    *virtual_disk_targets.TARGETS,
     *trust_targets.TARGETS,
+    *patch_targets.TARGETS,
     *session_targets.TARGETS,
     *http_targets.TARGETS,
     *netboot_targets.TARGETS,
+    *export_targets.TARGETS,
 )
 
 

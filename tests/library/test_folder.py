@@ -182,12 +182,13 @@ def test_images_are_found_by_id_start_of_an_id_or_name(tmp_path: Path) -> None:
                     library.resolve(text)
                 assert refused.value.status == 404
             two.write(tmp_path / "images" / "two.dci")
-            await until(library, lambda: len(library.images()) == 2)
-            with pytest.raises(RequestRefusedError) as refused:
-                library.resolve("made")
-            assert refused.value.status == 409
-            assert image_id[:12] in str(refused.value)
-            assert two.manifest.image_id.hex()[:12] in str(refused.value)
+            await until(library, lambda: any(image.number == 2 for image in library.images()))
+            newest = two.manifest.image_id.hex()
+            for text in ("made", "made@latest", "made@2"):
+                assert library.resolve(text).image_id == newest
+            assert library.resolve("made@1").image_id == image_id
+            with pytest.raises(RequestRefusedError, match="made@3"):
+                library.resolve("made@3")
 
     asyncio.run(check())
 

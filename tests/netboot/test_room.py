@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.machines.micro_image import PROMPT, make_micro_image
-from tests.support.machines.netboot_room import NetbootRoom
+from tests.support.machines.netboot_room import AGENT_STARTED, BOOT_LIMIT_S, CAST_LIMIT_S, NetbootRoom
 from tests.support.machines.virtual_machine import Disk, Firmware, MachineSpec, VirtualMachine
 
 pytestmark = pytest.mark.needs_root
-
-_CAST_LIMIT_S = 240.0
 
 
 def test_bare_machines_boot_from_the_network_and_then_from_their_new_disks(tmp_path: Path) -> None:
@@ -29,6 +27,6 @@ def test_bare_machines_boot_from_the_network_and_then_from_their_new_disks(tmp_p
             VirtualMachine(room.network, 1, uefi, name="pc02") as pc02,
         ):
             for machine in (pc01, pc02):
-                booted = machine.console.wait_for("diskcast: agent started", _CAST_LIMIT_S)
-                machine.console.wait_for(PROMPT, _CAST_LIMIT_S, after=booted)
-            assert cast.wait(_CAST_LIMIT_S) == 0, cast.describe()
+                booted = machine.console.wait_for(AGENT_STARTED, BOOT_LIMIT_S)
+                machine.console.wait_for(PROMPT, CAST_LIMIT_S, after=booted)
+            assert cast.wait(CAST_LIMIT_S) == 0, cast.describe()

@@ -33,9 +33,9 @@ SLOW = 2
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk of 24 MiB of random bytes, and its image."""
+    """A disk of 48 MiB of random bytes, and its image: eight seconds, to find a slow machine on a busy host."""
     source = tmp_path_factory.mktemp("stragglers") / "disk.raw"
-    source.write_bytes(np.random.default_rng(13).bytes(24 * MIB))
+    source.write_bytes(np.random.default_rng(13).bytes(48 * MIB))
     with Program(diskcast("pack", source, "-o", packed(source), "--json")) as program:
         assert program.wait(LIMIT_S) == 0, program.describe()
     return source
@@ -105,7 +105,8 @@ def test_slow_disk_is_named(image: Path, tmp_path: Path) -> None:
     with slow_disk(tmp_path, behaviour) as disk, Network(3) as network:
         agents = [join(network, index, tmp_path / str(index)) for index in range(SLOW)]
         agents.append(join(network, SLOW, disk.directory / "target", "--memory", "4MiB"))
-        sender = send_capped(network, image)
+        # 16 s, and named after one: on a busy host the others are slow for moments, too.
+        sender = send_capped(network, image, "--max-rate", "24M", "--slow-for", "1s")
         slow = sender.wait_event("receiver_slow", LIMIT_S, is_about_slow_one)
         disk.set_behaviour(Behaviour())
         assert slow["cause"] == Cause.DISK

@@ -194,11 +194,11 @@ class OperatedCast(RuleBasedStateMachine):
 
     @happens(count=st.integers(0, RECEIVERS_MAX))
     def stop_waiting_for(self, count: int) -> None:
-        self.world.sender.stop_waiting_for(count)
+        self.world.sender.gathering.stop_waiting_for(count)
 
     @happens()
     def start_casting(self) -> None:
-        self.world.sender.start_casting()
+        self.world.sender.gathering.start_now()
 
     @precondition(lambda self: self.world.sender.state != CastState.GATHERING)
     @happens(outcome=st.sampled_from(SessionOutcome))
@@ -244,7 +244,7 @@ class OperatedCast(RuleBasedStateMachine):
             receiver.lingers = False
             if receiver.session is None:
                 receiver.join()
-        sender.start_casting()
+        sender.gathering.start_now()
         sender.resume(world.now)
         sender.set_rate_ceiling(1e9)
         for _ in range(STEPS_MAX):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from protocol.errors import ConfigurationError
 from receiver.reception.machine_identity import read_identity
+from sender.console.client import Client
+from sender.netboot.serve.preparation import prepare_room
+from sender.store.records.boots import UnknownMachines
 from tests.server.conftest import GoldenImage
 from tests.support.network.lab import Program, diskcast_agent
 from tests.support.programs.serving import Daemon, wait_until
@@ -54,3 +60,29 @@ def test_a_cast_to_an_empty_room_waits_for_the_machines_that_boot(tmp_path: Path
             image.assert_is_on(target)
             disk = boot(daemon, mac)
             assert (disk["action"], disk["reason"]) == ("disk", "nothing_planned")
+
+
+def test_the_boot_service_creates_its_room_and_sets_its_rule(tmp_path: Path) -> None:
+    """A typo would send every new machine to its blank disk, without a word to the operator."""
+    notes: list[str] = []
+    with Daemon(tmp_path / "d") as daemon:
+
+        def rule() -> str:
+            return str(daemon.ask("GET", "/rooms/lab-1")["unknown_machines"])
+
+        with Client(daemon.url, daemon.secret("operate")) as operator:
+            prepare_room(operator, "lab-1", None, notes.append)
+            assert rule() == "ask", "nobody is admitted without a click, unless the operator says so"
+            prepare_room(operator, "lab-1", UnknownMachines.AUTO, notes.append)
+            assert rule() == "auto"
+            prepare_room(operator, "lab-1", None, notes.append)
+            assert rule() == "auto"
+        assert [note.split(":")[0] for note in notes] == ["created room lab-1", "changed room lab-1"]
+        with Client(daemon.url, daemon.secret("boot")) as service:
+            prepare_room(service, "lab-1", None, notes.append)
+            with pytest.raises(ConfigurationError, match="the rule of room lab-1 can't be set"):
+                prepare_room(service, "lab-1", UnknownMachines.OFF, notes.append)
+        daemon.kill()
+        with Client(daemon.url, daemon.secret("boot")) as service:
+            prepare_room(service, "lab-1", None, notes.append)
+        assert "wasn't checked" in notes[-1], "the service starts, and asks at every boot"

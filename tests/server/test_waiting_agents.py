@@ -154,3 +154,30 @@ def test_an_agent_needs_an_enrol_token_and_exits_when_its_image_is_written(
             assert trial.wait(LIMIT_S) == 0, trial.describe()
             states = {event["check"]: event["status"] for event in trial.events[:-1]}
             assert (states[f"daemon {daemon.url}"], states["token"]) == ("ok", "ok")
+
+
+def test_a_cast_that_is_nearly_over_waits_for_a_machine_that_is_about_to_join(
+    tmp_path: Path, image: GoldenImage, agents: Agents
+) -> None:
+    """It was shown as joining, and failed when the last of the others was complete."""
+    with Daemon(tmp_path / "d") as daemon:
+        daemon.add_image(image.path)
+        names = ("pc01", "pc02", "slow")
+        known = [daemon.ask("POST", "/machines", {"name": name, "serial": f"SN-{name}"}) for name in names]
+        ids = [machine["machine_id"] for machine in known]
+        [first] = agents("pc01", daemon)
+        cast_id = daemon.create_cast(
+            image.image_id, machine_ids=ids, wait_for=1, rate_bytes_per_s=RATE_BYTES_PER_S
+        )
+        daemon.wait_phase(cast_id, "casting")
+        slow = {
+            "agent_id": "slow", "name": "slow", "version": "1", "interface": "eth0", "macs": [],
+            "serial": "SN-slow", "asset_tag": "", "inventory": {}, "state": "idle", "cast_id": None,
+            "last_result": None, "wait_s": 0,
+        }  # fmt: skip
+        assert daemon.check_in(slow)["assignment"]["cast_id"] == cast_id
+        assert result_of(first, cast_id)["ok"]
+        # It takes its time to join; meanwhile even a machine that wasn't there yet is still served.
+        [late] = agents("pc02", daemon)
+        assert result_of(late, cast_id)["ok"]
+        image.assert_is_on(late.target)

@@ -6,6 +6,7 @@ real file. Calls in place replace threads, which makes each test deterministic.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections import deque
@@ -25,12 +26,17 @@ from protocol.image.manifest_format import build_manifest
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId, CastParameters, CompletionReport, JoinGrant, JoinRequest
+from protocol.patch.machine_patch import MachinePatch
+from protocol.patch.patch_set import SignedPatchSet
 from protocol.receiving.manifest_reception import ManifestStore
-from protocol.sending.frame_encoder import FrameEncoder, LoadBlock
 from protocol.sending.sender_session import SenderSession
+from protocol.sending.transmission.frame_encoder import FrameEncoder
+from protocol.sending.transmission.send_plan import LoadBlock
 from protocol.trust.block_cipher import BlockCipher
 from protocol.trust.image_policy import AcceptedImage
 from protocol.wire.control_codec import ControlMessage
+from protocol.wire.feedback_codec import decode_feedback_untrusted
+from protocol.wire.messages import CastObject, Nack
 from receiver.disk.target import Target
 from receiver.reception.cast_link import CastLink
 from receiver.reception.cast_receiver import CastReceiver
@@ -38,10 +44,12 @@ from receiver.reception.network.data_socket import SocketMemory
 from receiver.reception.network.http_client import Unreachable
 from receiver.reception.network.recvmmsg import DatagramBatch, SlabCounters
 from receiver.reception.options import CastReceiverOptions
+from receiver.reception.patch_gate import PatchGate
 from receiver.reception.reporting.status import Reception, ReceptionStatus
 from receiver.shared.nursery_errors import single_error
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
+from tests.support.signing import KEYS, NOW
 
 BLOCK_BYTES = 64 * 1024
 SYMBOL_BYTES = 1440
@@ -179,6 +187,7 @@ class SmallCast:
         sender: the running session; None while the sender is down.
         unreachable: True while the control API doesn't answer.
         muted: True while nothing from the sender arrives.
+        loses_nacks: True while NACKs don't arrive at the sender.
         encrypted: whether the next start of the sender encrypts.
         completions: reports that the control API took.
         place: the sender's place; None for everywhere.
@@ -187,6 +196,10 @@ class SmallCast:
         passes: whether a control datagram reaches the receiver.
         serve_block: changes a block that the control API serves.
         fetched_manifest_count: times that the control API served the manifest.
+        needs: need-bitmaps that the receiver reported.
+        nacked_blocks: blocks that the receiver requested.
+        machine_patch: the patch that the sender grants; None for the image alone.
+        served_patch: bytes that are served instead of the right ones; empty for these.
         fetched_blocks: blocks that the control API served.
     """
 
@@ -197,6 +210,7 @@ class SmallCast:
         self.unreachable = False
         self.question_count = 0
         self.muted = False
+        self.loses_nacks = False
         self.encrypted = False
         self.completions: list[CompletionReport] = []
         self.joins: list[JoinRequest] = []
@@ -207,6 +221,10 @@ class SmallCast:
         self.alter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda frames: frames
         self.passes: Callable[[bytes], bool] = lambda _datagram: True
         self.serve_block: Callable[[memoryview], memoryview] = lambda cast_bytes: cast_bytes
+        self.needs: list[NDArray[np.bool_]] = []
+        self.nacked_blocks: set[int] = set()
+        self.machine_patch: MachinePatch | None = None
+        self.served_patch = b""
         self.fetched_blocks: list[int] = []
         self.fetched_manifest_count = 0
         self.place: Place | None = None
@@ -304,11 +322,24 @@ class SmallCast:
         sender = await self._session()
         assert cast_id == 7
         self.joins.append(request)
-        return sender.join(request, trio.current_time())
+        grant = sender.join(request, trio.current_time())
+        return dataclasses.replace(
+            grant, patch_id=None if self.machine_patch is None else self.machine_patch.patch_id
+        )
+
+    async def patch(self, grant: JoinGrant) -> bytes:
+        await self._session()
+        assert self.machine_patch is not None
+        return self.served_patch or self.machine_patch.data
+
+    async def patch_set(self, grant: JoinGrant) -> bytes:
+        await self._session()
+        return b""
 
     async def set_need(self, grant: JoinGrant, need: NDArray[np.bool_], heard_sequence: int | None) -> None:
         sender = await self._session()
         sender.check_key(grant.receiver_id, grant.key)
+        self.needs.append(need)
         sender.set_need(grant.receiver_id, need, trio.current_time(), heard_sequence)
 
     async def block(self, grant: JoinGrant, block: int, cast_bytes: int) -> memoryview:
@@ -345,7 +376,12 @@ class SmallCast:
 
     def take_feedback(self, parameters: CastParameters, datagram: bytes) -> None:
         """Deliver the receiver's feedback."""
-        if self.sender is not None and not self.muted:
+        message = decode_feedback_untrusted(datagram)[1]
+        if isinstance(message, Nack) and message.object == CastObject.IMAGE:
+            for first, count, _deficit in message.deficits:
+                self.nacked_blocks.update(range(first, first + count))
+        lost = self.loses_nacks and isinstance(message, Nack)
+        if self.sender is not None and not self.muted and not lost:
             self.sender.receive_feedback_untrusted(datagram, trio.current_time())
 
     @property
@@ -372,7 +408,11 @@ class SmallCast:
         return CastReceiver(
             CastId(7),
             image_class(target),
-            accepted=AcceptedImage(self.image.manifest.image_id, "small", None),
+            patch_gate=PatchGate(
+                AcceptedImage(self.image.manifest.image_id, "small", None),
+                frozenset(["pc1"]),
+                functools.partial(SignedPatchSet.verify, keys=KEYS, now=NOW),
+            ),
             link=link or self.link,
             wait_for_takeover=wait_for_takeover,
             options=CastReceiverOptions(
@@ -436,6 +476,12 @@ class Place:
 
     async def manifest(self, cast_id: CastId, into: ManifestStore) -> None:
         await (await self._sender_here()).manifest(cast_id, into)
+
+    async def patch(self, grant: JoinGrant) -> bytes:
+        return await (await self._sender_here()).patch(grant)
+
+    async def patch_set(self, grant: JoinGrant) -> bytes:
+        return await (await self._sender_here()).patch_set(grant)
 
     async def complete(self, grant: JoinGrant, report: CompletionReport) -> None:
         await (await self._sender_here()).complete(grant, report)

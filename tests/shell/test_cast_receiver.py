@@ -20,6 +20,7 @@ from protocol.errors import (
     DroppedError,
     JoinRefusedError,
     NoSenderError,
+    NotServedError,
     SenderLostError,
     StorageError,
     VerificationError,
@@ -203,6 +204,41 @@ async def test_silence_ends_at_the_deadline(cast: SmallCast, autojump_clock: tri
     assert len(cast.observer.silences) == 9
     assert ReceptionState.SILENT in {status.state for status in cast.observer.statuses}
     assert not cast.sockets[-1].any_source, "the sender was heard before"
+
+
+async def test_a_machine_that_hears_nothing_reports_to_a_sender_that_is_still_there(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Otherwise the operator reads "silent for 10 s", and looks at the machine instead of the switch."""
+    cast.start_sender()
+    at_symbols(cast, 100, lambda: setattr(cast, "muted", True))
+    with pytest.raises(SenderLostError):
+        await cast.receive()
+    [report] = cast.completions
+    assert report.exit_code == SenderLostError.exit_code
+    assert report.error.startswith("nothing heard from the sender for 30.0 s")
+
+
+@pytest.mark.parametrize("lost", ["data", "requests"])
+async def test_a_machine_that_gets_nothing_gives_up_with_cause_and_fix(
+    cast: SmallCast, autojump_clock: trio.testing.MockClock, lost: str
+) -> None:
+    cast.start_sender()
+
+    def cut_off() -> None:
+        if lost == "data":
+            cast.alter = lambda frames: frames[:0]
+        else:
+            cast.alter = lambda frames: frames[::2].copy()
+            cast.loses_nacks = True
+
+    at_symbols(cast, 100, cut_off)
+    fix = {"data": "compare the MTU", "requests": "allow UDP from this machine to the sender's port 2"}[lost]
+    with pytest.raises(NotServedError, match=fix):
+        await cast.receive()
+    [report] = cast.completions
+    assert fix in report.error
+    assert autojump_clock.current_time() < 60.0
 
 
 async def test_a_sender_that_is_heard_again_in_time_is_still_joined(
@@ -516,3 +552,4 @@ async def test_an_image_that_is_damaged_at_the_sender_ends_it(
     cast.image.stored[0] = bytes(stored)
     with pytest.raises(CastFailedError, match=r"served block 0 3 times.*diskcast verify"):
         await cast.receive()
+    assert "check the image file at the sender" in cast.completions[0].error

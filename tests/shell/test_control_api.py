@@ -30,6 +30,7 @@ from sender.cast.network.sockets import bind_control_sockets
 from sender.cast.session import control_api
 from sender.cast.session.admission import Admission, JoinSecret, OpenAdmission
 from sender.cast.session.control_api import ControlApi, ControlServer
+from sender.cast.session.machine_patches import MachinePatches
 from sender.cast.transmission.block_loader import BlockLoader
 from tests.shell.sender_rig import Rig, make_rig
 from tests.support.network.completion_reports import completion
@@ -45,10 +46,17 @@ def make_api(
     rig: Rig,
     admission: Admission = JOIN_SECRET,
     on_failure: Callable[[DiskcastError], None] = lambda _: None,
+    patches: MachinePatches | None = None,
 ) -> ControlApi:
     read_block = BlockLoader(rig.image, rig.parameters).read_cast_bytes
     return ControlApi(
-        rig.locked_session, rig.parameters, rig.image.manifest, admission, read_block, on_failure
+        rig.locked_session,
+        rig.parameters,
+        rig.image.manifest,
+        admission,
+        read_block,
+        on_failure,
+        patches=patches,
     )
 
 
@@ -57,11 +65,12 @@ async def served(
     rig: Rig,
     on_failure: Callable[[DiskcastError], None] = lambda _: None,
     admission: Admission = JOIN_SECRET,
+    patches: MachinePatches | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Yield an admitted client of a real server, which stops with the context."""
     lo = find_interface("lo")
     tcp, udp = bind_control_sockets(None, 0, lo, lo.address_for(parse_group("239.1.1.1")))
-    api = make_api(rig, admission, on_failure)
+    api = make_api(rig, admission, on_failure, patches)
     certificate = shared_certificate()
     server = ControlServer(api.application(), tcp, tls=certificate.server_context())
     with rig.image, udp:
@@ -84,9 +93,10 @@ def with_client(
     test: Callable[[httpx.AsyncClient], Awaitable[None]],
     on_failure: Callable[[DiskcastError], None] = lambda _: None,
     admission: Admission = JOIN_SECRET,
+    patches: MachinePatches | None = None,
 ) -> None:
     async def run() -> None:
-        async with served(rig, on_failure, admission) as client:
+        async with served(rig, on_failure, admission, patches) as client:
             await test(client)
 
     asyncio.run(run())

@@ -16,7 +16,7 @@ from protocol.errors import StorageError
 from protocol.image.stored_manifest import StoredManifest
 from protocol.model.session_records import CastParameters
 from receiver.reception.reporting.status import ReceptionStatus
-from receiver.target.image import TargetImage
+from receiver.target.image import PermitPatch, TargetImage, no_patch
 from tests.shell.small_cast import BLOCK_BYTES, SmallCast, SmallImage
 from tests.support.network.lab import LIMIT_S
 
@@ -41,8 +41,13 @@ class HeldImage(TargetImage):
 
         return held
 
-    def take_manifest(self, data: bytes | memoryview | StoredManifest, parameters: CastParameters) -> None:
-        super().take_manifest(data, parameters)
+    def take_manifest(
+        self,
+        data: bytes | memoryview | StoredManifest,
+        parameters: CastParameters,
+        permit: PermitPatch = no_patch,
+    ) -> None:
+        super().take_manifest(data, parameters, permit)
         self.hold_step()
 
     def hold_step(self) -> None:

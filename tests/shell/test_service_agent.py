@@ -33,7 +33,7 @@ from receiver.reception.network.http_client import Unreachable
 from receiver.reception.options import CastReceiverOptions, ReceiveOptions
 from receiver.reception.reporting.observer import Observer, ReceptionObserver
 from receiver.reception.reporting.status import Reception, ReceptionState
-from receiver.service.agent_service import AgentDescription, AgentService
+from receiver.service.agent_service import AgentDescription, AgentService, ServiceEnd
 from receiver.service.machine_credentials import MachineCredentials
 from receiver.service.server_client import (
     CLAIM_PATIENCE_S,
@@ -86,7 +86,14 @@ class FakeDaemon:
             database.outcomes.append(check_in.last_result)
         if database.needs_enrolment:
             return self._enrol(check_in)
-        return CheckInAnswer("m-1", "seat 1", recorded, database.assignment, database.check_in_after_s)
+        return CheckInAnswer(
+            "m-1",
+            "seat 1",
+            recorded,
+            database.assignment,
+            database.check_in_after_s,
+            cast_planned=database.cast_planned,
+        )
 
     def _enrol(self, check_in: CheckIn) -> CheckInAnswer:
         database = self._database
@@ -95,7 +102,7 @@ class FakeDaemon:
         if database.approval_code:
             return CheckInAnswer("m-1", "seat 1", None, None, 3.0, approval_code=database.approval_code)
         database.needs_enrolment = False
-        return CheckInAnswer("m-1", "seat 1", None, None, 0.0, machine_secret="dcm_x")
+        return CheckInAnswer("m-1", "seat 1", None, None, 0.0, machine_secret="dcm_x", idle_restart_s=300.0)
 
 
 class FakeDatabase:
@@ -113,6 +120,7 @@ class FakeDatabase:
         self.approval_code = ""
         self.claim_refused = False
         self.check_in_after_s = 1.0
+        self.cast_planned: bool | None = None
         self.assignment: Assignment | None = None
         self.changed = trio.Event()
 
@@ -127,9 +135,11 @@ class FakeReceiver:
 
     def __init__(self) -> None:
         self.state = ReceptionState.RECEIVING
+        self.prepared = True
 
     def status(self) -> Any:
-        return dataclasses.replace(STATUS, state=self.state)
+        fresh = {} if self.prepared else {"blocks_needed": 0, "raw_bytes_verified": 0}
+        return dataclasses.replace(STATUS, state=self.state, **fresh)
 
 
 class Receptions:
@@ -193,7 +203,9 @@ class Log:
 class World:
     """A service and its daemons."""
 
-    def __init__(self, *, daemon_count: int = 1, exit_after_success: bool = False) -> None:
+    def __init__(
+        self, *, daemon_count: int = 1, exit_after_success: bool = False, exit_when_idle: bool = False
+    ) -> None:
         self.database = FakeDatabase()
         self.daemons = [
             FakeDaemon(self.database, f"http://10.0.0.{index}:7400") for index in range(daemon_count)
@@ -214,12 +226,14 @@ class World:
             receive=self.receptions.receive,
             log=self.log,  # type: ignore[arg-type]
             exit_after_success=exit_after_success,
+            exit_when_idle=exit_when_idle,
         )
+        self.end: ServiceEnd | None = None
 
     async def serve(self, seconds: float) -> None:
         """Run the service for that long, or until it ends."""
         with trio.move_on_after(seconds):
-            await self.service.run()
+            self.end = await self.service.run()
 
     def after(self, nursery: trio.Nursery, seconds: float, action: Callable[[], object]) -> None:
         async def act() -> None:
@@ -606,3 +620,90 @@ async def test_a_signal_ends_the_service_in_the_middle_of_a_cast(
     world.database.assign(ASSIGNMENT)
     await world.serve(30.0)
     assert world.receptions.cancelled
+
+
+# -- a machine that was booted for a cast, and has nothing to do ----------------------------------------------------
+
+
+@pytest.fixture
+def booted() -> World:
+    world = World(exit_when_idle=True)
+    world.database.needs_enrolment = True
+    world.database.cast_planned = False
+    return world
+
+
+async def test_a_machine_whose_cast_ended_before_it_came_restarts(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    await booted.serve(HOUR_S)
+    assert booted.end is ServiceEnd.NOTHING_PLANNED
+    assert 300.0 <= booted.times()[-1] <= 340.0
+    assert booted.log.names() == ["enrolled", "waiting", "nothing_planned"]
+    assert booted.database.check_ins[-1][2].state is AgentState.LEAVING
+
+
+async def test_a_machine_waits_on_while_a_cast_is_planned(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    booted.database.cast_planned = True
+
+    def call_off() -> None:
+        booted.database.cast_planned = False
+
+    async with trio.open_nursery() as nursery:
+        booted.after(nursery, HOUR_S, call_off)
+        await booted.serve(2 * HOUR_S)
+    assert booted.end is ServiceEnd.NOTHING_PLANNED
+    assert booted.times()[-1] >= HOUR_S + 300.0
+
+
+async def test_a_machine_waits_on_while_no_daemon_answers(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    (daemon,) = booted.daemons
+
+    def go_down() -> None:
+        daemon.up = False
+        booted.database.changed.set()
+
+    async with trio.open_nursery() as nursery:
+        booted.after(nursery, 60.0, go_down)
+        await booted.serve(2 * HOUR_S)
+    assert booted.end is None
+
+
+async def test_a_machine_waits_on_for_approval(booted: World, autojump_clock: trio.testing.MockClock) -> None:
+    booted.database.approval_code = "7KQ2"
+    await booted.serve(2 * HOUR_S)
+    assert booted.end is None
+
+
+async def test_a_machine_with_an_incomplete_disk_stays_and_shows_why(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    booted.database.assign(ASSIGNMENT)
+    booted.receptions.results = [StorageError("the disk failed")]
+    booted.receptions.during = lambda: booted.database.assign(None)
+    await booted.serve(2 * HOUR_S)
+    assert booted.end is None
+
+
+async def test_a_machine_that_joined_too_late_for_any_data_restarts(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    booted.database.assign(ASSIGNMENT)
+    booted.receptions.receiver.prepared = False
+    booted.receptions.results = [SenderLostError("it is over")]
+    booted.receptions.during = lambda: booted.database.assign(None)
+    await booted.serve(2 * HOUR_S)
+    assert booted.end is ServiceEnd.NOTHING_PLANNED
+
+
+async def test_an_agent_that_no_boot_service_started_never_restarts(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    world.database.needs_enrolment = True
+    world.database.cast_planned = False
+    await world.serve(2 * HOUR_S)
+    assert world.end is None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.errors import AddressInUseError, ConfigurationError, ImageDamagedError, InterfaceError
 from protocol.model.cast_policy import CastPolicy
-from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.transmission.frame_encoder import FrameEncoder
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from sender.addresses import parse_group

@@ -26,10 +26,10 @@ from protocol.model.session_records import CastId, CastParameters, CompletionRep
 from protocol.sending.events import (
     SenderEvent,
 )
-from protocol.sending.frame_encoder import FrameEncoder
-from protocol.sending.pacing import Pacer
-from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_session import SenderSession
+from protocol.sending.transmission.frame_encoder import FrameEncoder
+from protocol.sending.transmission.pacing import Pacer
+from protocol.sending.transmission.send_plan import SendPlan
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from sender.cast.transmission.encoder_thread import BATCH_S

@@ -56,6 +56,7 @@ class ReceiverModel:
         disk_bytes_per_s: raw bytes that its disk writes.
         processor_bytes_per_s: bytes of frames that its processor takes from the socket if it does nothing else.
         decoder_bytes_per_s: bytes of blocks that the same processor decodes if it does nothing else.
+        paces: ``(seconds from the start, share of the processor's speed)``, ascending; the last one above 0.
         socket_bytes: the socket's buffer; what arrives beyond it is dropped.
         late_s: longest delay of one poll in ten, while another program has the processor.
         assembly_bytes: its buffers.
@@ -66,6 +67,7 @@ class ReceiverModel:
     disk_bytes_per_s: float = math.inf
     processor_bytes_per_s: float = math.inf
     decoder_bytes_per_s: float = math.inf
+    paces: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
     socket_bytes: float = math.inf
     late_s: float = 0.0
     assembly_bytes: int = ASSEMBLY_BYTES_DEFAULT
@@ -153,6 +155,7 @@ class CastReceiver:
             sender.timeline,
             take_bytes_per_s=model.processor_bytes_per_s,
             decode_bytes_per_s=model.decoder_bytes_per_s,
+            paces=model.paces,
         )
 
     @property

@@ -21,10 +21,14 @@ from protocol.errors import StorageError, TargetError
 from protocol.image.incomplete_marker import Marker, build_marker, parse_marker_untrusted
 from protocol.image.manifest import BlockKind
 from protocol.model.session_records import CastId, CastParameters
+from protocol.patch.effective_manifest import effective_manifest
+from protocol.patch.machine_patch import MachinePatch
 from protocol.receiving.block_assembly import AssembledBlock
 from receiver.restore.disk_progress import TextProgress
-from receiver.restore.restore_image import restore
+from receiver.restore.image_source import open_image
+from receiver.restore.restore_image import restore_opened
 from receiver.target import image as target_image
+from receiver.target import patch_blocks
 from receiver.target.block_sink import Outcome
 from receiver.target.image import TargetImage
 from receiver.target.open_target import open_target
@@ -32,6 +36,7 @@ from receiver.target.options import TargetOptions
 from tests.support.disks.bootable_disk import looks_bootable
 from tests.support.disks.disk_images import MadeImage, make_image
 from tests.support.disks.recorded_disk import RecordedDisk
+from tests.support.patches import make_patch, patched
 
 SEEDS = range(32)
 CUTS_PER_RUN = 24
@@ -55,18 +60,32 @@ def _random_image(rng: random.Random) -> MadeImage:
     return make_image(kinds, tail_bytes=tail_bytes, seed=rng.randrange(1 << 30), block_bytes=block_bytes)
 
 
-def _used(made: MadeImage) -> np.ndarray:
-    manifest = made.manifest
+def _random_patch(rng: random.Random, made: MadeImage) -> MachinePatch | None:
+    """Return a patch of some blocks, the first and the last more often than others; none half of the time."""
+    count = made.manifest.block_count
+    if rng.random() < 0.5:
+        return None
+    blocks = {
+        rng.choice([0, count - 1, rng.randrange(count), rng.randrange(count)])
+        for _ in range(rng.randrange(1, 9))
+    }
+    return make_patch(
+        made.manifest, {block: rng.choice("drz") for block in blocks}, seed=rng.randrange(1 << 30)
+    )
+
+
+def _used(made: MadeImage, patch: MachinePatch | None) -> np.ndarray:
+    manifest = made.manifest if patch is None else effective_manifest(made.manifest, patch)
     return np.repeat(manifest.kind != BlockKind.UNUSED, manifest.block_bytes)[: manifest.raw_bytes]
 
 
-def _random_target(rng: random.Random, made: MadeImage) -> bytes:
+def _random_target(rng: random.Random, made: MadeImage, current: bytes) -> bytes:
     """Return a target that is empty, foreign, outdated, current or marked; of the image's size, shorter or longer."""
     manifest = made.manifest
     kind = rng.choice(["empty", "strange", "week", "week", "same", "marked", "other-mark"])
     if kind == "empty":
         return b""
-    content = bytearray(made.raw)
+    content = bytearray(current)
     for block in range(manifest.block_count):
         if kind == "strange" or (kind != "same" and rng.random() < 0.3):
             start, length = block * manifest.block_bytes, manifest.raw_length(block)
@@ -129,7 +148,10 @@ def _parameters(made: MadeImage) -> CastParameters:
 class _Receiving:
     """Write to a target as a cast does, step by step in random order."""
 
-    def __init__(self, made: MadeImage, image: TargetImage, rng: random.Random) -> None:
+    def __init__(
+        self, made: MadeImage, patch: MachinePatch | None, image: TargetImage, rng: random.Random
+    ) -> None:
+        self.patch = patch
         self.made = made
         self.image = image
         self.rng = rng
@@ -138,7 +160,9 @@ class _Receiving:
 
     def run(self) -> None:
         image, rng = self.image, self.rng
-        image.take_manifest(self.made.manifest.data, _parameters(self.made))
+        image.take_manifest(
+            self.made.manifest.data, _parameters(self.made), permit=lambda _manifest: self.patch
+        )
         while not image.complete:
             if image.commit_due:
                 assert not self.in_flight
@@ -152,14 +176,18 @@ class _Receiving:
                 steps.append(lambda: self._arrive(rng.randint(1, 24)))
             if image.zeros_due:
                 steps.append(self._zero)
+            if image.patch_due:
+                steps.append(self._patch)
             if self.written:
                 steps.append(self._verify)
             assert steps, "it would wait for ever"
             rng.choice(steps)()
         manifest = self.made.manifest
+        if self.patch is not None:
+            manifest = effective_manifest(manifest, self.patch)
         assert image.needed_count == 0
         assert not image.need.any()
-        assert image.raw_bytes_verified == int(_used(self.made).sum())
+        assert image.raw_bytes_verified == int(_used(self.made, self.patch).sum())
         assert image.blocks_verified_count == np.count_nonzero(manifest.kind != BlockKind.UNUSED)
         assert image.scanned_share == 1.0
 
@@ -204,6 +232,11 @@ class _Receiving:
         assert wrong.size == 0
         self.image.mark_zeroed(blocks)
 
+    def _patch(self) -> None:
+        held, written, wrong = self.image.patch_step()
+        assert wrong.size == 0
+        self.image.mark_patched(held, written)
+
     def _verify(self) -> None:
         blocks = np.array(sorted(self.written), np.int64)
         self.written.clear()
@@ -228,6 +261,7 @@ class World:
     """One image, and the ways to write it to a disk."""
 
     made: MadeImage
+    patch: MachinePatch | None
     folder: Path
     monkeypatch: pytest.MonkeyPatch
     rng: random.Random
@@ -240,20 +274,26 @@ class World:
                 image_path = self.folder / "made.dci"
                 if not image_path.exists():
                     self.made.write(image_path)
-                restore(image_path, disk.path, _Silence(), options)
+                with open_image(image_path) as opened:
+                    restore_opened(opened, disk.path, _Silence(), options, patch=self.patch)
                 return
             with (
                 open_target(disk.path, raw_bytes=len(self.made.raw)) as target,
                 contextlib.closing(TargetImage(target, options, rng=self.rng)) as image,
             ):
-                _Receiving(self.made, image, self.rng).run()
+                _Receiving(self.made, self.patch, image, self.rng).run()
+
+    @property
+    def raw(self) -> bytes:
+        """Return the disk that every run must end with, apart from unused blocks."""
+        return self.made.raw if self.patch is None else patched(self.made.raw, self.patch)
 
     def is_on(self, content: bytes) -> bool:
         if len(content) < len(self.made.raw):
             return False
-        used = _used(self.made)
+        used = _used(self.made, self.patch)
         found = np.frombuffer(content, np.uint8, len(self.made.raw))
-        return bool(np.array_equal(found[used], np.frombuffer(self.made.raw, np.uint8)[used]))
+        return bool(np.array_equal(found[used], np.frombuffer(self.raw, np.uint8)[used]))
 
     def fault_of(self, content: bytes, before: bytes) -> str:
         """Return the fault of a disk after a power cut; empty if there is none."""
@@ -276,7 +316,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     block_bytes = made.manifest.block_bytes
     monkeypatch.setattr(target_image, "SCAN_STEP_BYTES", rng.choice([1, 4, 16]) * block_bytes)
     monkeypatch.setattr(target_image, "ZERO_STEP_BYTES", rng.choice([1, 4, 64]) * block_bytes)
-    return World(made, tmp_path, monkeypatch, rng)
+    monkeypatch.setattr(patch_blocks, "_STEP_BYTES", rng.choice([1, 4, 64]) * block_bytes)
+    return World(made, _random_patch(rng, made), tmp_path, monkeypatch, rng)
 
 
 def _require_durable(world: World, disk: RecordedDisk) -> None:
@@ -290,7 +331,9 @@ def _require_durable(world: World, disk: RecordedDisk) -> None:
 @pytest.mark.parametrize("world", SEEDS, indirect=True)
 def test_every_interrupted_run_ends_right(world: World) -> None:
     rng = world.rng
-    disk = RecordedDisk(world.folder / "target", _random_target(rng, world.made))
+    disk = RecordedDisk(
+        world.folder / "target", _random_target(rng, world.made, rng.choice([world.made.raw, world.raw]))
+    )
     before = disk.durable
     world.run(disk)
     _require_durable(world, disk)
@@ -319,7 +362,7 @@ def test_every_interrupted_run_ends_right(world: World) -> None:
 def test_a_failing_disk_is_never_complete(world: World) -> None:
     """Each write and each flush may fail: no failure is silent, and the disk is marked as incomplete."""
     rng = world.rng
-    before = _random_target(rng, world.made)
+    before = _random_target(rng, world.made, rng.choice([world.made.raw, world.raw]))
     count = None
     for number in range(1 + FAILURES):
         disk = RecordedDisk(world.folder / f"target{number}", before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 
 import pytest
 
@@ -17,10 +18,13 @@ from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from protocol.sending.events import (
     MainGroupFinished,
     ReceiverDropped,
+    ReceiverRecovered,
     ReceiverSlow,
+    SenderEvent,
 )
 from tests.simulation.cast import CastModel, SimulatedCast, TcpModel
 from tests.simulation.links import BYTES_PER_S_OF_MBIT, Port, shaped, stepped
+from tests.simulation.processor import uneven_paces
 from tests.simulation.receivers import ReceiverModel
 from tests.simulation.scale import LINK_MBIT_PER_S, ScaleFigures, figures, room
 from tests.simulation.scenarios import gigabit
@@ -157,6 +161,55 @@ def test_slow_processors_are_found_and_their_rate_is_held() -> None:
     assert automatic.seconds <= 1.3 * fixed_s
     assert automatic.socket_lost_share <= LOST_MAX
     assert automatic.slow_changes_max <= 1
+
+
+def uneven_machines(
+    *decoders_bytes_per_s: float, spread: float, image_mib: int, seed: int, stalls: bool = False
+) -> CastModel:
+    """Machines whose processors have other work, too, and buffers of a machine with little memory."""
+    rng = random.Random(seed)
+    machines = tuple(
+        ReceiverModel(
+            gigabit(),
+            processor_bytes_per_s=8 * each,
+            decoder_bytes_per_s=each,
+            paces=uneven_paces(rng, spread=spread, stalls=stalls),
+            socket_bytes=20e6,
+            assembly_bytes=32 * MIB,
+        )
+        for each in decoders_bytes_per_s
+    )
+    return CastModel(machines, image_bytes=image_mib * MIB, seed=seed)
+
+
+def changes(model: CastModel) -> list[tuple[str, type[SenderEvent]]]:
+    """Return the changes of "slow" in a cast, with the receivers' names."""
+    cast = SimulatedCast(model).run()
+    return [
+        (cast.session.receivers[event.receiver_id].name, type(event))
+        for _, event in cast.events
+        if isinstance(event, ReceiverSlow | ReceiverRecovered)
+    ]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            uneven_machines(0.7e6, 0.7e6, spread=0.5, stalls=True, image_mib=72, seed=2), id="2 with stalls"
+        ),
+        pytest.param(uneven_machines(*[4e6] * 8, spread=0.3, image_mib=96, seed=1), id="8"),
+    ],
+)
+def test_nobody_is_slow_in_a_room_that_is_slow_alike(model: CastModel) -> None:
+    """A host that is busy for seconds must not turn repairs off for one of its machines."""
+    assert changes(model) == []
+
+
+def test_a_slow_machine_beside_an_uneven_one_is_reported_once() -> None:
+    """Messages that come and go are read by nobody."""
+    model = uneven_machines(0.8e6, 4e6, spread=0.3, image_mib=96, seed=2)
+    assert changes(model) == [("pc0", ReceiverSlow)]
 
 
 # -- large rooms ---------------------------------------------------------------------------------------------

@@ -31,11 +31,12 @@ from protocol.receiving.events import (
     Dropped,
     ManifestReceived,
     ManifestRejected,
+    NotServed,
     RestartSuspected,
 )
 from protocol.receiving.receiver_session import ReceiverSession
-from protocol.sending.frame_encoder import FrameEncoder
 from protocol.sending.sender_session import SenderSession
+from protocol.sending.transmission.frame_encoder import FrameEncoder
 from protocol.trust.block_cipher import BlockCipher
 from protocol.wire.batch import header_view
 from protocol.wire.data_tags import DataTagger
@@ -60,6 +61,10 @@ class Path:
     corruption: float = 0.0
     delay_s: float = 0.001
     jitter_s: float = 0.0
+    loses_data: bool = False
+    """No symbol arrives, as behind a switch whose MTU is too small."""
+    loses_feedback: Callable[[bytes], bool] = lambda _datagram: False
+    """Datagrams of the receiver that never arrive."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -303,7 +308,7 @@ class World(Timeline):
         """Give forgeries numbers that the sender will use later, with right tags, and the numbers of later blocks."""
         headers = header_view(frames)
         ahead = np.array([self.rng.randint(1, self.scenario.forged_ahead) for _ in range(frames.shape[0])])
-        high = self.sender._sequence & ~0xFFFFFFFF
+        high = self.sender._planner.next_sequence & ~0xFFFFFFFF
         sequences = (high | headers["sequence"].astype(np.int64)) + ahead
         headers["sequence"] = sequences & 0xFFFFFFFF
         headers["tag"] = DataTagger(self.sender.keys.data_tag).tags(sequences)
@@ -333,6 +338,7 @@ class SimulatedReceiver:
         lingers: it has something left to do when everything is verified, and doesn't say that it is complete.
         ended: the sender told it that the cast is over.
         dropped: the sender told it that the cast goes on without it.
+        not_served: it has ended without progress.
     """
 
     def __init__(self, world: World, index: int, path: Path) -> None:
@@ -341,6 +347,7 @@ class SimulatedReceiver:
         self.agent_id = f"agent{index}"
         self.lingers = False
         self.dropped = False
+        self.not_served: NotServed | None = None
         self.path = path
         self.alive = True
         self.session: ReceiverSession | None = None
@@ -357,7 +364,7 @@ class SimulatedReceiver:
 
     def send_frames(self, frames: NDArray[np.uint8]) -> None:
         rng, path = self.world.rng, self.path
-        if not self.alive or rng.random() < path.burst_loss:
+        if not self.alive or path.loses_data or rng.random() < path.burst_loss:
             return
         keep = [i for i in range(frames.shape[0]) if rng.random() >= path.loss]
         if path.duplication:
@@ -438,6 +445,8 @@ class SimulatedReceiver:
             return
         for datagram in session.datagrams_to_send(self.world.now):
             path = self.path
+            if path.loses_feedback(datagram):
+                continue
             if self.world.rng.random() >= (path.loss if path.loss_back is None else path.loss_back):
                 self.world.at(
                     self.world.now + self._delay(),
@@ -467,6 +476,10 @@ class SimulatedReceiver:
                 self.ended = event
             elif isinstance(event, Dropped):
                 self.dropped = True
+            elif isinstance(event, NotServed):
+                self.not_served = event
+                self._report(completion(success=False, error="not served"))
+                self.die()
         verified = self.manifest is not None and session is self.session and session.needed_count == 0
         if verified and not self.lingers:
             self._complete(session)

@@ -66,7 +66,8 @@ def old_daemon(revision: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "head", lambda: revision)
         patch.setattr("sender.store.open_store.head", lambda: revision)
-        for table in ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests", "wakes"):
+        later = ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests", "wakes")
+        for table in (*later, "captures", "image_entries", "image_contents"):
             patch.delitem(journal._TABLES, table)
         yield
 

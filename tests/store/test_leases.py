@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from sender.store.open_store import open_database
 from sender.store.records.casts import CastPhase
+from sender.store.repositories.leases import IMAGE_GRACE_S
 from sender.store.store import Store
 from tests.store.samples import START, add_cast, room
 from tests.support.network.lab import LIMIT_S
@@ -107,6 +108,18 @@ def test_a_cast_is_taken_over_only_if_its_owner_has_stopped_beating(store: Store
     assert not store.leases.release("one/1", "00000001")
     assert store.leases.release("two/1", "00000001")
     assert store.leases.acquire("one/2", START, (), 5)[0].run_count == 3
+
+
+def test_a_daemon_without_the_image_takes_a_cast_only_when_nobody_else_did(store: Store) -> None:
+    """Otherwise the cast fails at a daemon that can't send it, while another one could."""
+    due = add_cast(store).created_at
+    planned = add_cast(store, "00000002", start_at=due + timedelta(hours=1)).plan.start_at
+    assert store.leases.acquire("two/1", due, (), 5, image_ids=()) == []
+    [taken] = store.leases.acquire("two/1", due + timedelta(seconds=IMAGE_GRACE_S), (), 5, image_ids=())
+    assert taken.cast_id == "00000001"
+    assert store.leases.acquire("two/1", planned, (), 5, image_ids=("another",)) == []
+    [own] = store.leases.acquire("one/1", planned, (), 5, image_ids=(taken.plan.image_id,))
+    assert own.cast_id == "00000002"
 
 
 def test_an_ended_cast_is_never_taken(store: Store) -> None:

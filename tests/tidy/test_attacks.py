@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from docs.attack_reference import attack_tests
 
-ATTACK_COUNT = 34
-"""Attacks that the design of trust lists, and those on machines that boot over the network."""
+ATTACK_COUNT = 44
+"""Attacks that the design of trust lists, those on machines that boot over the network, on captures, by images and by
+machine patches."""
 
 
 def test_every_attack_has_a_test_that_names_the_loss() -> None:

@@ -50,7 +50,7 @@ def test_the_contracts_hold(checkout: Path) -> None:
         ("protocol/wire/codec.py", "import socket", "The protocol is sans-IO"),
         ("protocol/image/manifest.py", "import click", "The protocol is sans-IO"),
         ("protocol/shared/units.py", "import protocol.wire.codec", "Sessions stand on"),
-        ("protocol/sending/pacing.py", "import protocol.receiving.arrival", "Sessions stand on"),
+        ("protocol/sending/transmission/pacing.py", "import protocol.receiving.arrival", "Sessions stand on"),
         ("sender/cast/runner_probe.py", "import sender.store", "The sender"),
         ("receiver/disk/probe.py", "import receiver.target", "The receiver"),
         ("receiver/cli.py", "import fastapi", "The agent lives in a RAM disk"),

@@ -7,7 +7,9 @@ disk fails during the cast, so that the screenshots show a failure.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +30,9 @@ ROOM: Final = "lab-2"
 MACHINES: Final = tuple(f"pc{index:02}" for index in range(1, 13))
 AWAY: Final = ("pc13", "pc14")
 BROKEN: Final = "pc07"
+REFERENCE: Final = "reference"
+CAPTURE_RATE: Final = "12M"
+"""Slow enough to be seen."""
 _BREAKS: Final = Behaviour(faults=(Fault(Operation.WRITE, Action.ERROR, after_bytes=10 << 20),))
 _BLOCK_BYTES: Final = 256 << 10
 _RATE_BYTES_PER_S: Final = 2.5e6
@@ -42,14 +47,26 @@ def main() -> None:
         chromium() as browser,
         contextlib.ExitStack() as stack,
     ):
-        daemon = stack.enter_context(Daemon(folder / "daemon", name="castle"))
+        settings = {
+            "captures": {"rate_ceiling": CAPTURE_RATE},
+            "library": {"cache_directory": str(folder / "daemon" / "cache")},  # so that uploads have a folder
+        }
+        daemon = stack.enter_context(Daemon(folder / "daemon", name="castle", settings=settings))
         _furnish(daemon, folder)
         disk = stack.enter_context(slow_disk(folder, _BREAKS))
         for name in MACHINES:
             target = disk.directory / "disk" if name == BROKEN else None
             stack.enter_context(ServiceAgent(folder / "disks", name, [daemon], target=target))
-        wait_online(daemon, MACHINES)
+        reference = folder / "disks" / f"{REFERENCE}.disk"
+        _make_linux(reference)
+        stack.enter_context(
+            ServiceAgent(
+                folder / "disks", REFERENCE, [daemon], target=reference, options=("--allow-capture",)
+            )
+        )
+        wait_online(daemon, (*MACHINES, REFERENCE))
         _take(browser, daemon)
+        _take_images(browser, daemon)
 
 
 @contextlib.contextmanager
@@ -113,8 +130,84 @@ def _take(browser: Browser, daemon: Daemon) -> None:
     _shoot(browser, daemon, "new-cast", f"/new-cast?room={ROOM}")
     daemon.wait_phase(cast_id, "failed")
     _shoot(browser, daemon, "cast", f"/casts/{cast_id}", full=True)
-    _shoot(browser, daemon, "images", "/images")
     _shoot(browser, daemon, "history", "/history")
+
+
+def _make_linux(disk: Path) -> None:
+    """Make the disk of the reference machine, whose partitions the page of its image shows."""
+    tree, root = disk.with_suffix(".tree"), disk.with_suffix(".root")
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/os-release").write_text('PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\n')
+    (tree / "files").write_bytes(random.Random(1).randbytes(24 << 20))
+    for path, size in ((disk, 200), (root, 128)):
+        with path.open("wb") as file:
+            file.truncate(size << 20)
+    script = (
+        "label: gpt\nstart=2048, size=65536, type=uefi, name=EFI\n"
+        "start=67584, size=262144, type=linux, name=root\n"
+    )
+    subprocess.run(["sfdisk", "-q", disk], input=script.encode(), check=True, capture_output=True)
+    subprocess.run(["mkfs.ext4", "-q", "-L", "root", "-d", tree, root], check=True)
+    with disk.open("r+b") as file:
+        file.seek(67584 * 512)
+        file.write(root.read_bytes())
+
+
+def _take_images(browser: Browser, daemon: Daemon) -> None:
+    """Take the screenshots of a capture, an upload and an export."""
+    [machine_id] = [
+        row["machine_id"]
+        for row in daemon.ask("GET", "/machines", limit="500")["items"]
+        if row["name"] == REFERENCE
+    ]
+    capture = daemon.ask("POST", f"/machines/{machine_id}/capture", {"name": "debian-13-desktop"})
+
+    def progress(share: float) -> Callable[[], bool]:
+        def reached() -> bool:
+            found = daemon.ask("GET", f"/captures/{capture['capture_id']}")
+            assert found["state"] != "failed", found
+            return bool(found["state"] == "complete" or found["uploaded_bytes"] > share * (24 << 20))
+
+        return reached
+
+    wait_until("the capture has begun", progress(0.3), describe=daemon.describe)
+    for name, theme in (("capture", "light"), ("capture-dark", "dark")):
+        _shoot(browser, daemon, name, f"/machines/{machine_id}", theme=theme, prepare=_see_capture)
+    wait_until("the image is in the library", progress(99), describe=daemon.describe)
+    image_id = daemon.ask("GET", f"/captures/{capture['capture_id']}")["image_id"]
+    upload = daemon.ask("POST", "/images/uploads", {"file_name": "golden.vmdk", "total_bytes": 40 << 20})
+    for part in range(6):
+        daemon.api.put(
+            f"/images/uploads/{upload['upload_id']}/content",
+            params={"offset": part << 22},
+            content=bytes(4 << 20),
+            headers={"Content-Type": "application/octet-stream"},
+        ).raise_for_status()
+    _shoot(browser, daemon, "images", "/images", prepare=_see_upload)
+    for kind in ("qcow2", "vhdx"):
+        export = daemon.ask("POST", f"/images/{image_id}/exports", {"format": kind})
+
+    def exported() -> bool:
+        return bool(daemon.ask("GET", f"/images/exports/{export['export_id']}")["state"] == "done")
+
+    wait_until("the image is exported", exported, describe=daemon.describe)
+    for name, theme in (("image", "light"), ("image-dark", "dark")):
+        _shoot(browser, daemon, name, f"/images/{image_id}", theme=theme, full=True, prepare=_see_contents)
+
+
+def _see_capture(page: Page) -> None:
+    captures = page.get_by_role("region", name="Captures of the disk")
+    expect(captures.locator(".progress-words")).to_contain_text("uploaded")
+    captures.scroll_into_view_if_needed()
+
+
+def _see_upload(page: Page) -> None:
+    expect(page.get_by_role("region", name="Uploads")).to_contain_text("60")
+
+
+def _see_contents(page: Page) -> None:
+    expect(page.get_by_role("region", name="Partitions")).to_contain_text("Debian")
+    expect(page.get_by_role("region", name="Export")).to_contain_text("Download (")
 
 
 def _see_its_cast(page: Page) -> None:

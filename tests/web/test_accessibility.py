@@ -27,7 +27,9 @@ def furnished(lab: Lab) -> Iterator[dict[str, str]]:
     schedule = daemon.ask("POST", "/schedules", {"name": "Nightly", "cron": "0 3 * * *", "plan": plan})
     token = daemon.ask("POST", "/tokens", {"name": "grafana", "role": "view"})["token"]
     with lab.held_cast(running):
-        yield {"done": done, "running": running, "machine": lab.machine_ids()["pc02"]}
+        image_id = daemon.ask("GET", "/images")["items"][0]["image_id"]
+        machine_id = lab.machine_ids()["pc02"]
+        yield {"done": done, "running": running, "machine": machine_id, "image": image_id}
     daemon.api.post(f"/casts/{running}/cancel")
     daemon.ask("DELETE", f"/schedules/{schedule['schedule_id']}")
     daemon.ask("DELETE", f"/tokens/{token['token_id']}")
@@ -45,13 +47,14 @@ def _assert_accessible(page: Page, what: str) -> None:
 
 _PAGES = (
     "/", "/rooms", f"/rooms/{ROOM}", f"/rooms/{ROOM}/machines/{{machine}}", "/machines", "/casts", "/casts/{running}",
-    "/casts/{done}", f"/new-cast?room={ROOM}", "/images", "/schedules", "/history", "/audit", "/tokens", "/nowhere",
+    "/casts/{done}", f"/new-cast?room={ROOM}", "/images", "/images/{image}", "/schedules", "/history", "/audit",
+    "/tokens", "/nowhere",
 )  # fmt: skip
 
 
 _PHONE_PAGES = (
     "/", f"/rooms/{ROOM}", f"/rooms/{ROOM}/machines/{{machine}}", "/casts/{running}", f"/new-cast?room={ROOM}",
-    "/history",
+    "/history", "/images/{image}",
 )  # fmt: skip
 """Pages with a different layout on a phone."""
 
@@ -87,7 +90,8 @@ def test_dialogs_keep_nobody_out(browser: Browser, lab: Lab, furnished: dict[str
 def _assert_dialogs(visiting: Visit, furnished: dict[str, str]) -> None:
     for address, button in (
         ("/casts/{running}", "Cancel cast"), ("/rooms", "New room"), (f"/rooms/{ROOM}", "Import machines"),
-        ("/images", "Add by URL"), ("/schedules", "New schedule"), ("/tokens", "New token"),
+        ("/images", "Add by URL"), ("/images", "Prune"), ("/images", "Upload"),
+        ("/images/{image}", "Add note"), ("/schedules", "New schedule"), ("/tokens", "New token"),
     ):  # fmt: skip
         page = visiting.open(address.format(**furnished))
         page.get_by_role("button", name=button).click()

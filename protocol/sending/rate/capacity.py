@@ -36,6 +36,7 @@ class Capacity:
     Attributes:
         knee_bytes_per_s: rate at which it last met its limit.
         cause: cause of that limit.
+        measured_bytes_per_s: knee as it was reported; the knee itself is higher as long as no other report confirms it.
         proven_bytes_per_s: highest recent delivery rate without trouble.
         usual_loss: share of the datagrams that it loses at any rate, 0..1.
         latest_loss: loss of the last report with data.
@@ -45,7 +46,6 @@ class Capacity:
         fill: share of its buffers in use at the last report, 0..1.
         taken_bytes_per_s: rate at which it read its socket by then.
         reported_at: time of that report.
-        troubled_at: time of its last trouble.
         cut_at: time at which it last met its knee.
         competing: competing traffic in the queue before it.
         exempt: it doesn't limit the group.
@@ -54,6 +54,7 @@ class Capacity:
 
     knee_bytes_per_s: float = math.inf
     cause: Cause = Cause.NETWORK
+    measured_bytes_per_s: float = math.inf
     proven_bytes_per_s: float = 0.0
     usual_loss: float = 0.0
     latest_loss: float = 0.0
@@ -63,7 +64,6 @@ class Capacity:
     fill: float = 0.0
     taken_bytes_per_s: float = 0.0
     reported_at: float = -math.inf
-    troubled_at: float = -math.inf
     cut_at: float = -math.inf
     competing: CompetingTraffic = dataclasses.field(default_factory=CompetingTraffic)
     exempt: bool = False
@@ -81,7 +81,9 @@ class Capacity:
     def sustainable_bytes_per_s(self) -> float:
         """Rate that it is known to sustain: its knee, or its highest delivery rate so far."""
         return (
-            max(self.knee_bytes_per_s, self.proven_bytes_per_s) if self.limited else self.proven_bytes_per_s
+            max(self.measured_bytes_per_s, self.proven_bytes_per_s)
+            if self.limited
+            else self.proven_bytes_per_s
         )
 
     def meet_knee(self, knee_bytes_per_s: float, backoff: float, cause: Cause, now: float) -> None:
@@ -93,8 +95,8 @@ class Capacity:
             cause: cause of the limit.
             now: monotonic seconds.
         """
-        self.knee_bytes_per_s = knee_bytes_per_s
-        self.proven_bytes_per_s = min(self.proven_bytes_per_s, knee_bytes_per_s)
+        self.knee_bytes_per_s = self.measured_bytes_per_s = knee_bytes_per_s
+        self.disprove(knee_bytes_per_s)
         self.cause = cause
         self.cut_at = now
         self._backoff = backoff
@@ -123,12 +125,16 @@ class Capacity:
     def lower_knee(self, target_bytes_per_s: float) -> None:
         """Move the knee down so that the same cut goes to this rate: another report confirms it."""
         self.knee_bytes_per_s = min(self.knee_bytes_per_s, target_bytes_per_s / (1.0 - self._backoff))
-        self.proven_bytes_per_s = min(self.proven_bytes_per_s, self.knee_bytes_per_s)
+        self.disprove(self.knee_bytes_per_s)
+
+    def disprove(self, bytes_per_s: float) -> None:
+        """Note that it works off no more than this now, whatever it has proven before."""
+        self.proven_bytes_per_s = min(self.proven_bytes_per_s, bytes_per_s)
 
     def raise_knee(self) -> None:
         """Move the knee up to the rate that it has proven since: the limit has moved."""
         if self.limited:
-            self.knee_bytes_per_s = self.sustainable_bytes_per_s
+            self.knee_bytes_per_s = self.measured_bytes_per_s = self.sustainable_bytes_per_s
 
     def probe(self, elapsed_s: float) -> None:
         """Advance the cubic by a time in which the cast sent at nearly the allowed rate."""

@@ -21,6 +21,7 @@ from protocol.constants import (
     RATE_BYTES_PER_S_MIN,
     RATE_BYTES_PER_S_START,
     REPAIR_LATENCY_S,
+    REPORT_EARLY_FILL_STEP,
     REPORT_INTERVAL_S,
 )
 from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
@@ -37,13 +38,16 @@ _CLIMB_DOUBLING_S: Final = 0.06
 """From 200 Mbit/s to 4 Gbit/s in a quarter of a second; a queue is reported within two polls of a receiver."""
 _HEADROOM: Final = 2.0
 """Rate over the rate that is really sent, at most: an application-limited sender earns no burst (RFC 7661)."""
-_UNPROVEN: Final = 4.0
+_UNPROVEN: Final = 2.0
 """Rate over the highest delivery rate that any receiver has reported, at most: slow machines that are flooded from the
-start report late. The first reports allow a gigabit."""
+start report late. In a fast room each report allows twice the rate before it."""
 _NEAR: Final = 0.9
 """Share of an allowed rate from which on the cast tests it."""
 _LATE: Final = 2.0
 """Report intervals after which a machine is too busy to report, and its knee isn't probed until it does."""
+_SILENT: Final = 5.0
+"""Report intervals without a report of any receiver after which the group is too busy to report: slow machines that are
+flooded do nothing but take packets. By then they have been sent less than a socket holds."""
 _BACKOFF: Final = 0.03
 """Distance below a link's knee, so that the queue drains; a machine's buffers need more to drain."""
 _FILL_HIGH: Final = 0.5
@@ -85,6 +89,8 @@ class RateController:
         self._claims = LimitClaims()
         self._cut_at = -math.inf
         self._delivered_bytes_per_s = 0.0
+        self._silent_s = 0.0
+        self._floor_bytes_per_s = RATE_BYTES_PER_S_START
 
     # -- state for other modules ------------------------------------------------------------------------------
 
@@ -150,8 +156,11 @@ class RateController:
             if tested and capacity.fill <= _FILL_HIGH:
                 capacity.probe(step_s)
         proven = min(achieved_bytes_per_s * _HEADROOM, self._delivered_bytes_per_s * _UNPROVEN)
-        headroom = max(RATE_BYTES_PER_S_START, proven)
-        if not self._experiment.overload:
+        headroom = max(self._floor_bytes_per_s, proven)
+        self._silent_s += step_s
+        if self._silent_s > _SILENT * report_interval_s:
+            self._slow_down_in_silence(step_s / report_interval_s)
+        elif not self._experiment.overload:
             climbed = self.rate_bytes_per_s * 2.0 ** (step_s / _CLIMB_DOUBLING_S)
             self.rate_bytes_per_s = max(self.rate_bytes_per_s, min(climbed, headroom))
         self._fall_to(self.maximum_bytes_per_s)
@@ -174,6 +183,14 @@ class RateController:
             self._cut_at = now  # the group has changed, as at the start of the tail
         self._fall_to(allowed)
 
+    def _slow_down_in_silence(self, elapsed_intervals: float) -> None:
+        """Halve the rate in each report interval without a report, as RFC 5348 section 4.4 does it.
+
+        The first rate is then no longer taken for safe.
+        """
+        self._floor_bytes_per_s = RATE_BYTES_PER_S_MIN
+        self._fall_to(self.rate_bytes_per_s * 2.0**-elapsed_intervals)
+
     def _fall_to(self, target: float) -> None:
         self.rate_bytes_per_s = max(RATE_BYTES_PER_S_MIN, min(self.rate_bytes_per_s, target))
 
@@ -188,19 +205,20 @@ class RateController:
         capacity.fill = sample.fill
         capacity.taken_bytes_per_s = sample.taken_bytes_per_s
         capacity.reported_at = now
+        self._silent_s = 0.0
         self._delivered_bytes_per_s = max(self._delivered_bytes_per_s, sample.taken_bytes_per_s)
+        if sample.fill > REPORT_EARLY_FILL_STEP and sample.written_bytes_per_s:
+            capacity.disprove(sample.written_bytes_per_s)  # its buffers have taken the rest
         if sample.expected_count:
             capacity.previous_loss, capacity.latest_loss = capacity.latest_loss, sample.loss
         if sample.expected_count and not sample.queued:
             capacity.competing.queue_empty()
         settled = now > capacity.cut_at + self._feedback_round_s(grtt_s)
         if sample.local_drop_count or sample.fill > _FILL_HIGH:
-            capacity.troubled_at = now
             self._experiment.forget(receiver_id)
             if settled:
                 self._on_receiver_limit(receiver_id, capacity, sample, now)
         elif sample.queued and not self._by_loss(capacity, now):
-            capacity.troubled_at = now
             self._experiment.forget(receiver_id)
             if settled:
                 self._on_standing_queue(receiver_id, capacity, sample, grtt_s, now)
@@ -244,7 +262,7 @@ class RateController:
 
         The first report of a limit that nobody else reports lowers the rate by a tenth: it may be false.
         """
-        knee = max(knee, RATE_BYTES_PER_S_MIN)
+        measured = knee = max(knee, RATE_BYTES_PER_S_MIN)
         shared = self._share and cause is Cause.NETWORK and not capacity.exempt
         # A link's queue holds milliseconds, a machine's buffers seconds.
         backoff = _BACKOFF if cause is Cause.NETWORK and not shared else 1.0 - BETA
@@ -257,6 +275,8 @@ class RateController:
         else:
             capacity.meet_knee(knee, backoff, cause, now)
             capacity.escapes &= now >= capacity.competing.until
+        capacity.measured_bytes_per_s = measured
+        capacity.disprove(measured)
         if not (capacity.exempt or self.fixed):
             self._cut_at = now
             self._fall_to(capacity.allowed_bytes_per_s())
@@ -318,7 +338,6 @@ class RateController:
             capacity.set_usual_loss(confirmed_loss, sample.loss_burst)
         elif competing or capacity.limited or capacity.exempt or queued:
             if settled:
-                capacity.troubled_at = now
                 arriving = sample.arriving_bytes_per_s or (1.0 - sample.loss) * rate
                 knee = capacity.before_random_loss(arriving)
                 self._cut(receiver_id, capacity, knee, Cause.NETWORK, sample, grtt_s, now)
@@ -337,7 +356,6 @@ class RateController:
             return False
         congestion, knee = result
         if congestion:
-            capacity.troubled_at = now
             self._cut(receiver_id, capacity, knee, Cause.NETWORK, sample, grtt_s, now)
         else:
             capacity.set_usual_loss(sample.loss, sample.loss_burst)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 from protocol.constants import QUEUE_DELAY_HIGH_S, REPORT_EARLY_FILL_STEP
 from protocol.model.bottleneck import Cause
+
+_QUEUE_BYTES_MIN: Final = 12_000
+"""Eight full datagrams: less is jitter of a machine's scheduler and no queue. CoDel (RFC 8289) spares one packet."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,5 +62,11 @@ class RateSample:
 
     @property
     def queued(self) -> bool:
-        """Return whether a queue stands on the path."""
-        return self.queue_delay_s > QUEUE_DELAY_HIGH_S
+        """Return whether a queue stands on the path: a delay that is as long as several datagrams take.
+
+        At a low rate few datagrams arrive in the time of which the least delay counts, and a virtual machine that waits
+        for its processor delays each of them.
+        """
+        return self.queue_delay_s > QUEUE_DELAY_HIGH_S and (
+            not self.arriving_bytes_per_s or self.queue_delay_s * self.arriving_bytes_per_s > _QUEUE_BYTES_MIN
+        )

@@ -25,11 +25,9 @@ from protocol.sending.rate.capacity import ALIKE, Capacity
 
 _RECOVERED: Final = 1.5
 """Times the threshold: between the two a slow receiver stays slow, so that none changes sides with every report."""
-_TROUBLE_MEMORY_S: Final = 2.0
-"""Time for which trouble makes a receiver slow: buffers take about a second to fill again."""
 SLOW_FOR_A_MOMENT_S: Final = 3.0
-"""A receiver that is slow for less isn't reported: members meet a common limit one after the other, and the first
-figures of flooded machines vary by a factor of three."""
+"""A receiver that is slow, or keeps up again, for less isn't reported: members meet a common limit one after the other,
+and the host of a virtual machine may leave it without a processor for seconds."""
 _TRIAL_S: Final = 1.2
 """Three doublings, and the reports of what arrived at the top."""
 _TRIAL_INTERVAL_S: Final = 10.0
@@ -78,6 +76,7 @@ class StragglerWatch:
         self.found: dict[ReceiverId, Verdict] = {}
         self._reported: set[ReceiverId] = set()
         self._overdue: set[ReceiverId] = set()
+        self._proven_since: dict[ReceiverId, float] = {}
         self._trial: frozenset[ReceiverId] = frozenset()
         self._trial_started_at = -math.inf
         self._trial_allowed_at = -math.inf
@@ -92,6 +91,7 @@ class StragglerWatch:
         """
         for receiver_id in self.slow_since.keys() - members.keys():
             del self.slow_since[receiver_id]
+            self._proven_since.pop(receiver_id, None)
         if self._policy is SlowPolicy.WAIT or len(members) < 2:
             return self._forgive(members)
         group_rate = _upper_median([item.sustainable_bytes_per_s for item in members.values()])
@@ -112,18 +112,20 @@ class StragglerWatch:
         threshold = self._below * group_rate
         change = None
         since = self.slow_since.get(receiver_id)
+        if since is None or sustainable <= _RECOVERED * threshold:
+            self._proven_since.pop(receiver_id, None)
         lossy = capacity.usual_loss > 1.0 - self._below
-        troubled = lossy or now - capacity.troubled_at < _TROUBLE_MEMORY_S
         if since is None:
-            if troubled and sustainable < threshold:
+            if (lossy or capacity.limited) and sustainable < threshold:
                 self.slow_since[receiver_id] = now
                 self._reported.discard(receiver_id)  # left over from before it left and returned
                 self._overdue.discard(receiver_id)
         elif sustainable > _RECOVERED * threshold:
-            del self.slow_since[receiver_id]
-            if receiver_id in self._reported:
-                change = StragglerChange.RECOVERED
-            capacity.raise_knee()
+            if self._keeps_up(receiver_id, now):
+                del self.slow_since[receiver_id]
+                if receiver_id in self._reported:
+                    change = StragglerChange.RECOVERED
+                capacity.raise_knee()
         elif receiver_id not in self._reported:
             if now - since >= min(SLOW_FOR_A_MOMENT_S, self._for_s):
                 self._reported.add(receiver_id)
@@ -139,6 +141,11 @@ class StragglerWatch:
         self.found[receiver_id] = verdict
         return verdict if change else None
 
+    def _keeps_up(self, receiver_id: ReceiverId, now: float) -> bool:
+        """Return whether a slow receiver that proves enough counts again: after a moment, if it was reported."""
+        since = self._proven_since.setdefault(receiver_id, now)
+        return receiver_id not in self._reported or now - since >= SLOW_FOR_A_MOMENT_S
+
     def _forgive(self, members: Mapping[ReceiverId, Capacity]) -> list[Verdict]:
         """Let every member count: there is nothing to compare with."""
         verdicts = [
@@ -153,6 +160,7 @@ class StragglerWatch:
             if receiver_id in self._reported
         ]
         self.slow_since.clear()
+        self._proven_since.clear()
         self._trial = frozenset()
         for capacity in members.values():
             capacity.exempt = False
@@ -161,6 +169,7 @@ class StragglerWatch:
     def reset(self) -> None:
         """Start with another group, in which no receiver is slow yet."""
         self.slow_since.clear()
+        self._proven_since.clear()
         self._overdue.clear()
         self._trial = frozenset()
         self._trial_allowed_at = -math.inf

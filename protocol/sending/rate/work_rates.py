@@ -10,27 +10,33 @@ import dataclasses
 import math
 from typing import Final
 
-_WRITTEN_SMOOTHING_S: Final = 4.0
-"""Several batches of blocks of a slow machine, which decodes about one a second."""
-_TAKEN_SMOOTHING_S: Final = 0.2
-"""A few polls of a slow machine: its first reports have to show how fast it reads its socket."""
+_SMOOTHING_S: Final = 1.0
+"""A slow machine decodes about one batch of blocks a second, and reads its socket in polls."""
 
 
 @dataclasses.dataclass(slots=True)
 class _SmoothedRate:
-    """A rate whose older samples count less and less; the first ones count as much as their time."""
+    """A rate whose older samples count less and less; the first ones count as much as their time.
+
+    Work is done in batches. The time since the last one says nothing about the rate until it is long for a batch.
+    """
 
     _count: float = 0.0
     _seconds: float = 0.0
+    _waiting_s: float = 0.0
 
     @property
     def per_s(self) -> float:
-        return self._count / self._seconds if self._seconds else 0.0
+        return self._count / max(self._seconds, self._waiting_s) if self._seconds else 0.0
 
-    def add(self, count: float, elapsed_s: float, smoothing_s: float) -> None:
-        kept = math.exp(-elapsed_s / smoothing_s)
+    def add(self, count: float, elapsed_s: float) -> None:
+        self._waiting_s += elapsed_s
+        if not count:
+            return
+        kept = math.exp(-self._waiting_s / _SMOOTHING_S)
         self._count = self._count * kept + count
-        self._seconds = self._seconds * kept + elapsed_s
+        self._seconds = self._seconds * kept + self._waiting_s
+        self._waiting_s = 0.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -52,5 +58,5 @@ class WorkRates:
 
     def add(self, *, written_bytes: int, taken_frames: int, elapsed_s: float) -> None:
         """Add the work between two reports, ``elapsed_s`` apart, more than 0."""
-        self._written.add(written_bytes, elapsed_s, _WRITTEN_SMOOTHING_S)
-        self._taken.add(taken_frames, elapsed_s, _TAKEN_SMOOTHING_S)
+        self._written.add(written_bytes, elapsed_s)
+        self._taken.add(taken_frames, elapsed_s)

@@ -15,7 +15,7 @@ from typing import Final
 
 from protocol.disk.disk_reads import Read, reader_from
 from protocol.disk.fat import FatError, has_fat_file_untrusted
-from protocol.disk.partition_table import DiskLayout, Partition, TableKind
+from protocol.disk.partition_table import EFI_SYSTEM_TYPES, DiskLayout, Partition, TableKind
 from protocol.errors import ConfigurationError
 from protocol.program.confinement import FIRMWARE_TOOL, ToolDevice
 from receiver.disk.fit.programs import (
@@ -25,7 +25,6 @@ from receiver.disk.fit.programs import (
     parser_of,
     run_program,
 )
-from receiver.disk.fit.table import EFI_SYSTEM_TYPES
 
 FIRMWARE: Final = Path("/sys/firmware/efi")
 LABEL_CHARS_MAX: Final = 64

@@ -16,6 +16,7 @@ from protocol.constants import KIB, MIB
 from protocol.disk.disk_reads import Read
 from protocol.disk.gpt import move_backup_untrusted
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind, parse_layout_untrusted
+from protocol.disk.seed_partition import SEED_PARTITION_NAME
 from protocol.program.confinement import ToolDevice
 from protocol.shared.units import format_bytes
 from receiver.disk.fit.programs import (
@@ -52,8 +53,6 @@ _FIXED_TYPES: Final = {
 }
 """Partition types of fixed size, or whose content can't be grown here (UEFI specification 2.10 table 5.7, Discoverable
 Partitions Specification, MBR types as in the kernel and sfdisk)."""
-
-EFI_SYSTEM_TYPES: Final = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "0xEF")
 
 _MBR_SECTORS_MAX: Final = 2**32
 """Limit of the 32-bit start and size fields: 2 TiB with 512-byte sectors."""
@@ -107,6 +106,11 @@ def growth_obstacle(layout: DiskLayout) -> str:
         return "its partition table has no partition"
     if last.is_extended:
         return f"the last partition ({last.number}) is an extended one with nothing at its end"
+    if last.name == SEED_PARTITION_NAME:
+        return (
+            f"the last partition ({last.number}) is the seed partition: leave 5 MiB free before the partition that "
+            "shall grow, and prepare the golden image again"
+        )
     if last.type in _FIXED_TYPES:
         return f"the last partition ({last.number}) is {_FIXED_TYPES[last.type]}, which is never grown"
     if last.filesystem not in GROWABLE:

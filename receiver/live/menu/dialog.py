@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -32,8 +32,13 @@ _SLICE_S: Final = 0.5
 class Dialog:
     """Questions on the consoles; the event loop runs on meanwhile."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, on_confirmed: Callable[[], None]) -> None:
+        """Args:
+        console: shows the questions.
+        on_confirmed: called when a disk is confirmed, before it is written.
+        """
         self._console = console
+        self._on_confirmed = on_confirmed
 
     def say(self, text: str = "") -> None:
         """Show lines."""
@@ -113,6 +118,7 @@ class Dialog:
             wanted = "serial number" if chosen.disk.serial else "name"
             self.say(f"That isn't the {wanted} of {chosen.disk.path}. Nothing was written.")
             return None
+        self._on_confirmed()
         return chosen, disks
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 import trio
 
@@ -20,41 +18,20 @@ from receiver.live.menu.dialog import Dialog, accept
 from receiver.live.menu.media import image_files, mounted_media
 from receiver.live.menu.preflight import ImageFacts
 from receiver.live.menu.settings import MenuSettings
-from receiver.restore.disk_progress import Difference, TextProgress
+from receiver.restore.disk_progress import Difference, LineProgress
 from receiver.restore.http_image import open_image_url
 from receiver.restore.image_source import ImageSource, open_image
 from receiver.restore.restore_image import restore_opened
 from receiver.target.eligibility import image_needs
 from receiver.trust.image_gate import ImageGate
 
-PROGRESS_INTERVAL_S: Final = 5.0
-"""Interval of progress lines: a serial line at 9600 baud shows ten lines a second, and people read the last one."""
 
+class ConsoleProgress(LineProgress):
+    """Progress and result of a restore as lines on the consoles."""
 
-class ConsoleProgress(TextProgress):
-    """Progress of a restore as lines on the consoles."""
-
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(say)
         self._say = say
-        self._clock = clock
-        self._phase = ""
-        self._total_bytes = 0
-        self._next_s = 0.0
-
-    def start_phase(self, phase: str, total_bytes: int) -> None:
-        """Start a phase; one without bytes isn't shown."""
-        self._phase, self._total_bytes = phase, total_bytes
-        self._next_s = self._clock() + PROGRESS_INTERVAL_S
-
-    def advance(self, done_bytes: int) -> None:
-        """Show the progress at most every few seconds."""
-        now = self._clock()
-        if now >= self._next_s and self._total_bytes:
-            self._next_s = now + PROGRESS_INTERVAL_S
-            share = done_bytes / self._total_bytes
-            self._say(
-                f"{self._phase}: {format_bytes(done_bytes)} of {format_bytes(self._total_bytes)}, {share:.0%}"
-            )
 
     def differences(self, count: int, first: Sequence[Difference]) -> None:
         """Show the number of differing blocks."""

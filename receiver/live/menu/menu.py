@@ -21,6 +21,7 @@ import trio
 
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError, DiskcastError
+from receiver.live.disk_state import DiskState, note_disk_state
 from receiver.live.menu.choices import Row, disk_rows, numbered
 from receiver.live.menu.console import Console, ConsoleLostError, GoBackError
 from receiver.live.menu.dialog import Dialog
@@ -46,7 +47,7 @@ class Menu:
     """The menu; :meth:`run` once."""
 
     def __init__(self, console: Console, settings: MenuSettings) -> None:
-        self._dialog = Dialog(console)
+        self._dialog = Dialog(console, self._note_confirmed)
         self._settings = settings
         self._credentials: MachineCredentials | None = None
 
@@ -104,6 +105,10 @@ class Menu:
             ]
         return [*entries, ("Leave", self._end(MenuEnd.LEFT))]
 
+    def _note_confirmed(self) -> None:
+        if self._settings.live:
+            note_disk_state(DiskState.INCOMPLETE)
+
     @staticmethod
     def _end(end: MenuEnd) -> Callable[[], Awaitable[MenuEnd | None]]:
         async def choose() -> MenuEnd | None:
@@ -140,6 +145,8 @@ class Menu:
         """Return the end after a success, unless the technician wants to stay."""
         if not imaged:
             return None
+        if self._settings.live:
+            note_disk_state(DiskState.COMPLETE)
         action = {AfterCast.REBOOT: "restarts", AfterCast.POWEROFF: "powers off"}.get(self._settings.after)
         if action is None:
             return MenuEnd.IMAGED if not self._settings.live else None

@@ -25,6 +25,7 @@ class CastEndpoint:
         port: UDP port of the group; 0 if only the control API knows it.
         image_id: the only image to accept, as the daemon assigned it; None if no daemon did.
         version_min: lowest signed version to accept.
+        patch_id: the machine patch that the daemon assigned; None if it assigned none.
     """
 
     cast_id: CastId
@@ -35,6 +36,7 @@ class CastEndpoint:
     port: int = 0
     image_id: bytes | None = None
     version_min: int = dataclasses.field(default=0, compare=False)
+    patch_id: bytes | None = dataclasses.field(default=None, compare=False)
 
 
 def endpoint_of(assignment: Assignment) -> CastEndpoint:
@@ -48,6 +50,7 @@ def endpoint_of(assignment: Assignment) -> CastEndpoint:
         assignment.port,
         assignment.image_id,
         assignment.version_min,
+        assignment.patch_id,
     )
 
 

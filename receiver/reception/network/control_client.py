@@ -30,6 +30,8 @@ from protocol.errors import (
 )
 from protocol.image.manifest_format import ManifestLayout, block_count_of
 from protocol.model.session_records import CastId, CompletionReport, JoinGrant, JoinRequest
+from protocol.patch.machine_patch import PATCH_BYTES_MAX
+from protocol.patch.patch_set import PATCH_SET_BYTES_MAX
 from protocol.receiving.manifest_reception import ManifestStore
 from receiver.reception.network.http_client import EXCHANGE_TIMEOUT_S, HttpPeer, Unreachable, authorization
 from receiver.reception.network.sender_access import SenderAccess
@@ -168,6 +170,45 @@ class ControlClient:
             return memoryview(data)
 
         path = f"{_receiver_path(grant)}/blocks/{block}"
+        fetch = functools.partial(
+            self._peer.exchange, "GET", path, None, headers, read, refusal=self._refusal
+        )
+        return await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
+
+    async def patch(self, grant: JoinGrant) -> bytes:
+        """Fetch this machine's patch, unchecked.
+
+        Raises:
+            Unreachable: no answer, or a truncated one.
+            SessionError: the sender refuses it.
+            ProtocolError: it is larger than a patch can be.
+        """
+        return await self._small_file(grant, "patch", PATCH_BYTES_MAX)
+
+    async def patch_set(self, grant: JoinGrant) -> bytes:
+        """Fetch the signed set of the room's patches, unchecked; empty if they aren't signed.
+
+        Raises:
+            Unreachable, SessionError, ProtocolError: as :meth:`patch`.
+        """
+        return await self._small_file(grant, "patch-set", PATCH_SET_BYTES_MAX)
+
+    async def _small_file(self, grant: JoinGrant, name: str, bytes_max: int) -> bytes:
+        """Fetch a file of at most ``bytes_max``, whose length the sender announces."""
+
+        def read(response: http.client.HTTPResponse) -> bytes:
+            length = response.length
+            if length is None or length > bytes_max:
+                raise ProtocolError(
+                    f"{self.url} sends a {name} of {length} bytes, at most {bytes_max} expected"
+                )
+            data = response.read(length)
+            if len(data) < length:
+                raise Unreachable(f"{self.url}: the connection ended in the middle of the {name}")
+            return data
+
+        headers = authorization(grant.key.hex())
+        path = f"{_receiver_path(grant)}/{name}"
         fetch = functools.partial(
             self._peer.exchange, "GET", path, None, headers, read, refusal=self._refusal
         )

@@ -10,7 +10,7 @@ import select
 import socket
 import urllib.parse
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import trio
@@ -49,7 +49,7 @@ class Unreachable(Exception):  # noqa: N818 - a state between retries, never sho
 class HttpPeer:
     """A server at one base URL.
 
-    One connection is kept between exchanges: a handshake for each would cost a daemon with a thousand waiting agents
+    A connection is kept between exchanges: a handshake for each would cost a daemon with a thousand waiting agents
     several percent of a core.
     """
 
@@ -62,6 +62,7 @@ class HttpPeer:
         example: str,
         base: str = API_BASE,
         loopback_http: bool = False,
+        connections: int = 1,
     ) -> None:
         """Parse the base URL ``SCHEME://HOST:PORT``.
 
@@ -72,6 +73,7 @@ class HttpPeer:
             example: a valid URL, for the error message.
             base: prefix of every path.
             loopback_http: allow plain HTTP to this machine.
+            connections: connections that are kept between exchanges.
 
         Raises:
             ConfigurationError: the URL is invalid, or ``trust`` accepts no certificate.
@@ -93,7 +95,8 @@ class HttpPeer:
         self._host = host
         self._base = base
         self._port = port or _PORTS[parts.scheme]
-        # At most one: an exchange takes it out, so that a cancelled exchange and its successor never share it.
+        # An exchange takes one out, so that a cancelled exchange and its successor never share it.
+        self._idle_max = connections
         self._idle: list[http.client.HTTPConnection] = []
         weakref.finalize(self, _close_all, self._idle)
 
@@ -130,23 +133,17 @@ class HttpPeer:
         if payload is not None:
             headers["Content-Type"] = JSON_TYPE
         exchange = functools.partial(
-            self.exchange, method, path, payload, headers, self._read, refusal=refusal, timeout_s=timeout_s
+            self.exchange, method, path, payload, headers, read_answer, refusal=refusal, timeout_s=timeout_s
         )
         # A cancelled agent doesn't wait for an answer that may take its full timeout to fail.
         answer = await trio.to_thread.run_sync(exchange, abandon_on_cancel=True)
         return parse_json_untrusted(answer) if answer else None
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        answer = response.read(ANSWER_BYTES_MAX + 1)
-        if len(answer) > ANSWER_BYTES_MAX:
-            raise ProtocolError(f"the answer of {self.url} is longer than {format_bytes(ANSWER_BYTES_MAX)}")
-        return answer
-
     def exchange(
         self,
         method: str,
         path: str,
-        payload: bytes | None,
+        payload: bytes | Sequence[bytes] | None,
         headers: Mapping[str, str],
         read: Callable[[http.client.HTTPResponse], _Result],
         *,
@@ -154,6 +151,8 @@ class HttpPeer:
         timeout_s: float | None = None,
     ) -> _Result:
         """Run one exchange, and translate its errors. Blocks.
+
+        A payload in pieces isn't joined; ``headers`` have its Content-Length.
 
         Every exchange with diskcast's servers may be repeated, so one that fails on a kept connection, which the server
         may have closed at that moment, is repeated on a new one.
@@ -180,7 +179,7 @@ class HttpPeer:
         self,
         method: str,
         path: str,
-        payload: bytes | None,
+        payload: bytes | Sequence[bytes] | None,
         headers: Mapping[str, str],
         read: Callable[[http.client.HTTPResponse], _Result],
         connection: http.client.HTTPConnection,
@@ -202,7 +201,7 @@ class HttpPeer:
                 finished = response.isclosed()
                 return result
         finally:
-            if finished and not self._idle and connection.sock is not None:
+            if finished and len(self._idle) < self._idle_max and connection.sock is not None:
                 self._idle.append(connection)
             else:
                 connection.close()
@@ -223,6 +222,18 @@ class HttpPeer:
             return None
         connection.sock.settimeout(timeout_s)
         return connection
+
+
+def read_answer(response: http.client.HTTPResponse) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        ProtocolError: it is too long.
+    """
+    answer = response.read(ANSWER_BYTES_MAX + 1)
+    if len(answer) > ANSWER_BYTES_MAX:
+        raise ProtocolError(f"the server's answer is longer than {format_bytes(ANSWER_BYTES_MAX)}")
+    return answer
 
 
 def authorization(bearer: str) -> dict[str, str]:

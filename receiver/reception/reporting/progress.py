@@ -14,17 +14,16 @@ import click
 from protocol.errors import EXIT_INTERRUPTED
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastParameters
+from protocol.patch.effective_manifest import machine_digest
 from protocol.shared.units import format_bytes, format_duration, format_rate
 from protocol.trust.image_policy import AcceptedImage
 from receiver.reception.reporting.observer import ReceptionObserver
 from receiver.reception.reporting.status import BOTTLENECK_TEXTS, Reception, ReceptionState, ReceptionStatus
 from receiver.shared.consoles import stderr_is_screen
+from receiver.shared.line_pace import LinePace
 
 JSON_INTERVAL_S: Final = 1.0
 PLAIN_INTERVAL_S: Final = 1.0
-LINE_INTERVAL_S: Final = 10.0
-LINE_SHARE: Final = 0.05
-"""A line of progress follows the last one after this time, or after this share of the image if that is sooner."""
 TERMINAL_INTERVAL_S: Final = 0.25
 
 
@@ -54,23 +53,6 @@ class RateMeter:
         rate = (count - self._count) / max(now - self._at, 1e-3)
         self._at, self._count = now, count
         return rate
-
-
-class LinePace:
-    """The pace of progress lines, for logs and serial consoles."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._next_at = clock()
-        self._next_share = 0.0
-
-    def due(self, share: float) -> bool:
-        """Return whether a line is due at this share of the image."""
-        now = self._clock()
-        if now < self._next_at and share < self._next_share:
-            return False
-        self._next_at, self._next_share = now + LINE_INTERVAL_S, share + LINE_SHARE
-        return True
 
 
 class _LineObserver:
@@ -139,6 +121,7 @@ class JsonObserver(_LineObserver):
             seconds_total=round(reception.status.seconds, 3),
             reported=reception.reported,
             fitted=list(reception.fitted),
+            machine_digest=_machine_digest(reception),
         )
 
     def interrupted(self) -> None:
@@ -206,6 +189,8 @@ class PlainObserver(_LineObserver):
         """Print the outcome."""
         status = reception.status
         image = f"{reception.parameters.image_name} ({format_bytes(status.raw_bytes)})"
+        if status.patch_id:
+            image += " with this machine's patch"
         self._print(
             f"{image} is on {status.target}, every byte read back and verified, after "
             f"{format_duration(status.seconds)}; {format_bytes(status.raw_bytes_kept)} were already there"
@@ -271,6 +256,13 @@ class TerminalObserver(PlainObserver):
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
+
+
+def _machine_digest(reception: Reception) -> str:
+    """Return the digest of the disk's content; that of an image alone is its id."""
+    patch_id = reception.report.patch_id
+    image_id = reception.parameters.image_id
+    return (image_id if patch_id is None else machine_digest(image_id, patch_id)).hex()
 
 
 def verified_share(status: ReceptionStatus) -> float:

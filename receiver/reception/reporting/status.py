@@ -77,6 +77,13 @@ class ReceptionStatus:
     grtt_s: float
     unsigned_allowed: bool
     """True if the image has no trusted signature, and this machine's options allow that."""
+    patch_id: str = ""
+    """Id of the machine patch that is written with the image, in hexadecimal; empty without one."""
+
+    @property
+    def target_prepared(self) -> bool:
+        """Return whether the manifest has arrived, after which the target's content may change."""
+        return self.blocks_needed > 0 or self.raw_bytes_verified > 0
 
     @property
     def datagrams_lost(self) -> int:
@@ -144,6 +151,7 @@ def completion_report(
         error=error,
         exit_code=exit_code,
         unsigned_allowed=status.unsigned_allowed,
+        patch_id=bytes.fromhex(status.patch_id) or None,
         raw_bytes_verified=status.raw_bytes_verified,
         raw_bytes_kept=status.raw_bytes_kept,
         blocks_rewritten=status.blocks_rewritten,
@@ -174,5 +182,6 @@ def idle_status() -> ReceptionStatus:
             "bottleneck": Cause.NONE,
             "demoted": False,
             "unsigned_allowed": False,
+            "patch_id": "",
         }  # type: ignore[arg-type]
     )

@@ -1,1 +1,1 @@
-"""Bodies of requests and responses: models, pages, CSV, event streams and files."""
+"""Bodies of responses and their parts: models, pages, CSV, event streams and files."""

@@ -17,11 +17,13 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
+from protocol.control.capture_messages import CAPTURE_SECRET_PREFIX
 from protocol.errors import DatabaseError
 from sender.actors import Actor
 from sender.addresses import source_network
 from sender.api.guard.known_secrets import KnownSecrets
 from sender.api.guard.login_codes import LoginCodes
+from sender.daemon.captures.capture_desk import CaptureDesk
 from sender.daemon.machine_access import MachineAccess
 from sender.http.connections import admit, count_rejection
 from sender.http.rejections import Rejection
@@ -64,6 +66,8 @@ class Access(enum.Enum):
     """``boot``, or ``operate``: a boot service on the daemon's machine uses the operator's token there."""
     MACHINE = "machine"
     """The secret of a machine, which no token replaces."""
+    CAPTURE = "capture"
+    """The secret of the capture in the path, which no token replaces."""
     METRICS = "metrics"
     """``VIEW``, or none if ``metrics.public`` is set."""
 
@@ -75,6 +79,7 @@ _ROLES: Final = {
     Access.ENROL: frozenset({Role.ENROL}),
     Access.BOOT: frozenset({Role.BOOT, Role.OPERATE}),
     Access.MACHINE: frozenset(),
+    Access.CAPTURE: frozenset(),
 }
 
 
@@ -88,6 +93,7 @@ class Principal:
         credential: the token and session; None without a token.
         room_id: room of a token for enrolment or boots; None for all rooms.
         machine_id: the machine whose secret the client has; empty for tokens.
+        capture_id: the capture whose secret the client has; empty for others.
         boot_hash: hash of the client's boot token; empty for others.
     """
 
@@ -97,11 +103,14 @@ class Principal:
     room_id: str | None = None
     machine_id: str = ""
     boot_hash: str = dataclasses.field(default="", repr=False)
+    capture_id: str = ""
 
     def may(self, access: Access) -> bool:
         """Return whether this principal may use a route of ``access``."""
         if access is Access.MACHINE:
             return bool(self.machine_id)
+        if access is Access.CAPTURE:
+            return bool(self.capture_id)
         return access is Access.OPEN or self.role in _ROLES[access]
 
     def actor(self, request_id: str) -> Actor:
@@ -149,6 +158,7 @@ class Authenticator:
         store: Store,
         recorder: Recorder,
         machines: MachineAccess,
+        captures: CaptureDesk,
         *,
         metrics_public: bool,
         now: Callable[[], float] = time.monotonic,
@@ -159,12 +169,14 @@ class Authenticator:
             store: the daemon's store.
             recorder: keeps sign-ins and revocations while the database is unavailable.
             machines: knows the secrets of machines.
+            captures: knows the secrets of captures.
             metrics_public: require no token for metrics.
             now: monotonic seconds.
         """
         self._store = store
         self._recorder = recorder
         self._machines = machines
+        self._captures = captures
         self._metrics_public = metrics_public
         self._failures = _Failures(now)
         self._writing: set[asyncio.Task[None]] = set()
@@ -185,7 +197,7 @@ class Authenticator:
         if not principal.may(access):
             count_rejection(connection, Rejection.FORBIDDEN)
             needed = " or ".join(sorted(role.value for role in _ROLES[access]))
-            needed = f"a token of role {needed}" if needed else "the machine's own secret"
+            needed = f"a token of role {needed}" if needed else f"the own secret of the {access.value}"
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
                 f"the token {principal.name!r} has the role {principal.role}; use {needed}",
@@ -293,6 +305,8 @@ class Authenticator:
 
     async def _principal(self, connection: HTTPConnection, access: Access) -> Principal:
         scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+        if access is Access.CAPTURE and secret.strip().startswith(CAPTURE_SECRET_PREFIX):
+            return self._capture(secret.strip(), connection)
         if access in (Access.ENROL, Access.MACHINE) and secret.strip().startswith(SECRET_PREFIX):
             return await self._machine(secret.strip(), connection)
         if access is Access.ENROL and secret.strip().startswith(BOOT_TOKEN_PREFIX):
@@ -325,6 +339,17 @@ class Authenticator:
             count_rejection(connection, Rejection.UNAUTHORISED)
             raise _unauthorised("the machine's secret is unknown or revoked: enrol again with a token")
         return Principal(machine_id, Role.ENROL, machine_id=machine_id)
+
+    def _capture(self, secret: str, connection: HTTPConnection) -> Principal:
+        """Return the principal of the capture in the path, if this is its secret."""
+        capture_id = str(connection.path_params.get("capture_id", ""))
+        usable = len(secret) <= SECRET_CHARACTERS_MAX and secret.isascii()
+        if not usable or not self._captures.authenticate(capture_id, secret):
+            count_rejection(connection, Rejection.FORBIDDEN)
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN, "this isn't the secret of this capture: check in to get a new one"
+            )
+        return Principal(f"capture {capture_id}", None, capture_id=capture_id)
 
     async def _boot(self, secret: str, connection: HTTPConnection) -> Principal:
         """Return the principal of a boot token; the claim decides whether this agent may use it."""

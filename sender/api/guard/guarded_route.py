@@ -42,6 +42,8 @@ class Body(enum.Enum):
     JSON = "application/json"
     OPTIONAL_JSON = "application/json, or nothing"
     CSV = "text/csv"
+    BATCH = "application/octet-stream"
+    """The endpoint reads it, when there is room for it."""
 
 
 class Repeat(enum.Enum):
@@ -120,7 +122,9 @@ class RouteGuard:
         principal = await self._authenticator.authorise(request, operation.access)
         request.state.principal = principal
         body = b""
-        if operation.body is not Body.NONE:
+        if operation.body is Body.BATCH:
+            _demand_type(request, Body.BATCH.value)
+        elif operation.body is not Body.NONE:
             body = await _body_untrusted(request, operation)
         if operation.repeat is Repeat.UNGUARDED:
             return await inner(request)

@@ -8,8 +8,8 @@ import socket
 
 from fastapi import Request
 
-from sender.api.bodies.request_models import BootInput
 from sender.api.guard.guarded_route import ActorOf, PrincipalOf, ServicesOf
+from sender.api.request_models.boots import BootInput
 from sender.store.records.boots import BootAction, BootAnswer
 
 

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import Query
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import CancelInput, CastInput
 from sender.api.bodies.responses import CastTimeline, Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.casts import CancelInput, CastInput
 from sender.api.routes.parameters import CastIdPath, RoomFilter
 from sender.api.routes.plans import plan_of
 from sender.daemon.context import Services

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from protocol.control.control_messages import parse_json_untrusted
 from protocol.control.image_requests import IMAGE_CHOICE, LIBRARY_IMAGES, REQUEST_STATUS
-from sender.api.bodies.request_models import ApprovalInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.auth import Principal
 from sender.api.guard.guarded_route import ActorOf, PrincipalOf, ServicesOf
 from sender.api.guard.problems import ascii_json
+from sender.api.request_models.machines import ApprovalInput
 from sender.api.routes.parameters import MachineIdPath, RequestCodePath
 from sender.refusals import forbidden
 from sender.store.records.casts import Cast

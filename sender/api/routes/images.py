@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from fastapi import Query
 from starlette.responses import Response
 
 from protocol.trust.statement import SignedStatement
 from sender.actors import Actor
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit, page_of
-from sender.api.bodies.request_models import ImageInput, SignatureInput
 from sender.api.bodies.responses import Page, ScanStarted, SignatureView
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
-from sender.api.routes.parameters import ImageIdPath
+from sender.api.request_models.images import (
+    ImageChange,
+    ImageInput,
+    KeepDays,
+    KeepLast,
+    PruneInput,
+    SignatureInput,
+)
+from sender.api.routes.parameters import ImageIdPath, OlderImage
 from sender.daemon.context import Services
+from sender.imaging.contents.image_contents import FoundContents
+from sender.imaging.contents.image_diff import ImageDiff
 from sender.refusals import not_found
 from sender.store.records.images import Image
+from sender.store.records.pruning import KEEP_LAST_DEFAULT, PrunePolicy, PrunePreview
 
 
 async def list_images(
@@ -40,6 +53,16 @@ async def get_image(services: ServicesOf, image_id: ImageIdPath) -> Image:
     if image is None:
         raise not_found("image", image_id)
     return image
+
+
+async def change_image(
+    services: ServicesOf, actor: ActorOf, image_id: ImageIdPath, body: ImageChange
+) -> Image:
+    """Change the given fields of an image: its note, and its pin.
+
+    The image's file stays as it is.
+    """
+    return await services.library.change(image_id, actor, **body.given())
 
 
 async def add_image(services: ServicesOf, actor: ActorOf, body: ImageInput) -> Image:
@@ -100,6 +123,45 @@ async def forget_image(services: ServicesOf, actor: ActorOf, image_id: ImageIdPa
     """
     await services.library.forget(image_id, actor)
     return Response(status_code=204)
+
+
+async def get_image_contents(services: ServicesOf, image_id: ImageIdPath) -> FoundContents:
+    """Show the contents of an image: partitions, filesystems, free space, operating systems.
+
+    They are read through the image in the background, once.
+    """
+    await get_image(services, image_id)
+    return await services.library.inspection.contents(image_id)
+
+
+async def diff_images(services: ServicesOf, image_id: ImageIdPath, older: OlderImage) -> ImageDiff:
+    """Compare an image with an older one: blocks, bytes, partitions.
+
+    `sent_bytes` is the data that a cast sends to a machine that has the older image on its disk.
+    """
+    return await services.library.inspection.diff(older, image_id)
+
+
+async def preview_pruning(
+    services: ServicesOf,
+    keep_last: Annotated[KeepLast, Query()] = KEEP_LAST_DEFAULT,
+    younger_than_days: Annotated[KeepDays, Query()] = 0,
+) -> PrunePreview:
+    """Show which images a policy would delete, and why it keeps the others.
+
+    Pinned images, and those of schedules, casts and rooms, are always kept; files outside of the daemon's own folder
+    and cache are never deleted.
+    """
+    return await services.pruner.preview(PrunePolicy(keep_last, younger_than_days))
+
+
+async def prune_images(services: ServicesOf, actor: ActorOf, body: PruneInput) -> PrunePreview:
+    """Delete the images that a preview showed.
+
+    409 if something else would be deleted now.
+    """
+    policy = PrunePolicy(body.keep_last, body.younger_than_days)
+    return await services.pruner.apply(policy, body.preview, actor)
 
 
 async def scan_images(services: ServicesOf) -> ScanStarted:

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.responses import Response
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import ApprovalInput, MachineChange, MachineInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.machines import ApprovalInput, MachineChange, MachineInput
 from sender.api.routes.parameters import MachineIdPath, RoomFilter
 from sender.daemon.context import Services
 from sender.daemon.machine_access import Revocation

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from sender.api.bodies.request_models import PlanInput
+from sender.api.request_models.casts import PlanInput
 from sender.daemon.context import Services
 from sender.refusals import RequestRefusedError, invalid
 from sender.store.records.casts import CastPlan, StartMode
+from sender.store.records.images import LATEST
 
 
-def plan_of(services: Services, body: PlanInput) -> CastPlan:
+def plan_of(services: Services, body: PlanInput, *, repeats: bool = False) -> CastPlan:
     """Return the plan that a request describes, with its image looked up in the library.
+
+    With ``repeats``, ``NAME@latest`` is looked up again for each cast.
 
     Raises:
         RequestRefusedError: 422 if the library has no such image, or the cast is for no machines.
@@ -43,4 +46,5 @@ def plan_of(services: Services, body: PlanInput) -> CastPlan:
         slow_for_s=body.slow_for_s,
         encrypt=body.encrypt or services.config.casts.encrypt,
         wake=body.wake,
+        latest_of=image.name if repeats and body.image == f"{image.name}@{LATEST}" else "",
     )

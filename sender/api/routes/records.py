@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from sender.api.bodies.csv_download import FetchPage, csv_download
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import (
+from sender.api.bodies.responses import Page
+from sender.api.guard.guarded_route import ServicesOf
+from sender.api.request_models.field_types import (
     CAST_ID_PATTERN,
     IMAGE_ID_PATTERN,
     MACHINE_ID_CHARACTERS_MAX,
@@ -18,8 +20,6 @@ from sender.api.bodies.request_models import (
     TEXT_PATTERN,
     Time,
 )
-from sender.api.bodies.responses import Page
-from sender.api.guard.guarded_route import ServicesOf
 from sender.api.routes.parameters import RoomFilter
 from sender.daemon.context import Services
 from sender.store.records.access import AuditEntry

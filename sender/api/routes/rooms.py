@@ -11,9 +11,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import RoomChange, RoomInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.rooms import RoomChange, RoomInput
 from sender.api.routes.machines import forget_cached
 from sender.api.routes.parameters import RoomIdPath
 from sender.daemon.context import Services

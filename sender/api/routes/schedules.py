@@ -10,9 +10,9 @@ from typing import Any
 from starlette.responses import Response
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import ScheduleChange, ScheduleInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.schedules import ScheduleChange, ScheduleInput
 from sender.api.routes.parameters import ScheduleIdPath
 from sender.api.routes.plans import plan_of
 from sender.daemon.context import Services
@@ -36,7 +36,7 @@ async def add_schedule(services: ServicesOf, actor: ActorOf, body: ScheduleInput
         name=body.name,
         cron=body.cron,
         time_zone=body.time_zone,
-        plan=plan_of(services, body.plan),
+        plan=plan_of(services, body.plan, repeats=True),
         enabled=body.enabled,
         created_at=datetime.now(UTC),
         next_at=next_time(body.cron, body.time_zone, datetime.now(UTC)) if body.enabled else None,
@@ -60,7 +60,7 @@ async def change_schedule(
     before = await _schedule(services, schedule_id)
     given: dict[str, Any] = body.given()
     if "plan" in given:
-        given["plan"] = plan_of(services, body.plan)
+        given["plan"] = plan_of(services, body.plan, repeats=True)
     after = dataclasses.replace(before, **given)
     given["next_at"] = next_time(after.cron, after.time_zone, datetime.now(UTC)) if after.enabled else None
     schedule = await services.store.run(

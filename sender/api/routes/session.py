@@ -9,12 +9,12 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from sender.api.bodies.request_models import SessionInput
 from sender.api.bodies.responses import LoginCode, SessionView
 from sender.api.guard.auth import SESSION_COOKIE, SESSION_LIFETIME, authenticator_of
 from sender.api.guard.guarded_route import PrincipalOf
 from sender.api.guard.login_codes import CODE_LIFETIME_S
 from sender.api.guard.problems import request_id_of
+from sender.api.request_models.session import SessionInput
 from sender.store.records.access import Role
 
 

@@ -9,10 +9,10 @@ from fastapi import Request
 from starlette.responses import Response
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import TokenInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.auth import authenticator_of
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.tokens import TokenInput
 from sender.api.routes.parameters import TokenIdPath
 from sender.refusals import invalid, not_found
 from sender.store.records.access import NewToken, Role, Token

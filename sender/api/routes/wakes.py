@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
-from sender.api.bodies.request_models import WakeInput
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.wakes import WakeInput
 from sender.api.routes.parameters import RoomFilter, WakeIdPath
 from sender.daemon.context import Services
 from sender.refusals import conflict, invalid, not_found

@@ -51,6 +51,7 @@ from protocol.trust.group_keys import GroupKeys
 from sender.blocking_calls import start_blocking_call
 from sender.cast.session.admission import Admission, AdmittedMachine
 from sender.cast.session.locked_session import LockedSession
+from sender.cast.session.machine_patches import MachinePatches, NoPatches
 from sender.http.body import body_length_untrusted, read_body_untrusted
 from sender.http.connections import admit, count_rejection
 from sender.http.rejections import Api, Rejection
@@ -62,6 +63,8 @@ _LARGE_BODIES_MAX: Final = 4
 """Most bodies above CONTROL_BODY_BYTES_MAX read at the same time; others wait in their connections' buffers."""
 _MANIFEST_READS_MAX: Final = 2
 """Most threads that read the manifest of a large image, and hang if its disk does; late joiners take turns."""
+_PATCH_READS_MAX: Final = 4
+"""Most patches that are read at the same time: 64 MiB of memory if they are as large as they can be."""
 MANIFEST_PIECE_BYTES: Final = 256 << 10
 _KEEP_ALIVE_S: Final = 5
 _SHUTDOWN_S: Final = 2
@@ -88,6 +91,7 @@ class ControlApi:
         read_block: Callable[[GroupKeys, int], bytes],
         on_failure: Callable[[DiskcastError], None] = lambda _error: None,
         match_machine: MatchMachine = no_matching,
+        patches: MachinePatches | None = None,
     ) -> None:
         """Prepare the endpoints.
 
@@ -99,7 +103,10 @@ class ControlApi:
             read_block: returns an image block as cast in the run of some keys; called in one thread at a time.
             on_failure: called in the event loop when the image can't be read any more, which ends the cast.
             match_machine: replaces the identity in a request to join by that of a known machine.
+            patches: the machines' patches; None to cast the image alone.
         """
+        self._patches = patches or NoPatches()
+        self._patch_ids: dict[ReceiverId, bytes] = {}  # bounded as the roster is
         self._locked_session = locked_session
         self._match_machine = match_machine
         self._on_failure = on_failure
@@ -111,6 +118,7 @@ class ControlApi:
         self._need_body_bytes_max = min(NEED_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX + bitmap_bytes)
         self._large_bodies = asyncio.Semaphore(_LARGE_BODIES_MAX)
         self._manifest_reads = asyncio.Semaphore(_MANIFEST_READS_MAX)
+        self._patch_reads = asyncio.Semaphore(_PATCH_READS_MAX)
         self._read_block = read_block
         self._block_reads = asyncio.Lock()
 
@@ -127,6 +135,8 @@ class ControlApi:
         receiver = f"{cast}/receivers/{{receiver_id}}"
         app.put(f"{receiver}/need", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(self.set_need)
         app.get(f"{receiver}/blocks/{{block}}", dependencies=ours)(self.send_block)
+        app.get(f"{receiver}/patch", dependencies=ours)(self.send_patch)
+        app.get(f"{receiver}/patch-set", dependencies=ours)(self.send_patch_set)
         app.post(f"{receiver}/completion", dependencies=ours, status_code=HTTPStatus.NO_CONTENT)(
             self.complete
         )
@@ -173,12 +183,17 @@ class ControlApi:
         join_request = await self._match_machine(
             dataclasses.replace(join_request, machine_id=admitted.machine_id)
         )
+        patch_id = await self._patches.find(join_request)
         with self._locked_session.update() as (session, now):
             grant = session.join(
                 join_request, now, address_count_max=self._admission.receivers_per_address_max
             )
             state = session.state
         admit(request)
+        self._patch_ids.pop(grant.receiver_id, None)
+        if patch_id is not None:
+            self._patch_ids[grant.receiver_id] = patch_id
+        grant = dataclasses.replace(grant, patch_id=patch_id)
         return JSONResponse(grant_to_json(grant, state=state), status_code=HTTPStatus.CREATED)
 
     async def set_need(self, receiver_id: int, request: Request) -> Response:
@@ -210,6 +225,21 @@ class ControlApi:
                 self._on_failure(error)
                 raise
         return Response(content, media_type=MANIFEST_TYPE)
+
+    async def send_patch(self, receiver_id: int, request: Request) -> Response:
+        """Send a receiver the patch of its machine; no other's, since a patch may hold secrets."""
+        receiver, _key = self._authorise_untrusted(receiver_id, request)
+        patch_id = self._patch_ids.get(receiver)
+        if patch_id is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, "this machine has no patch")
+        async with self._patch_reads:
+            content = await self._patches.read(patch_id)
+        return Response(content, media_type=MANIFEST_TYPE)
+
+    async def send_patch_set(self, receiver_id: int, request: Request) -> Response:
+        """Send the signed set of the patches, which has ids and no contents; nothing if they aren't signed."""
+        self._authorise_untrusted(receiver_id, request)
+        return Response(await self._patches.signed_set(), media_type=MANIFEST_TYPE)
 
     async def complete(self, receiver_id: int, request: Request) -> Response:
         """Accept the completion report of a receiver."""

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from protocol.sending.send_plan import SendPlan
 from protocol.sending.sender_session import SenderSession
+from protocol.sending.transmission.send_plan import SendPlan
 
 
 class LockedSession:

@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.sending.send_plan import SendPlan
+from protocol.sending.transmission.send_plan import SendPlan
 
 QUEUE_BATCHES = 2
 """One batch to send next and one in reserve. More would only delay answers to NACKs. The frame encoder's ring of four

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocol.constants import DATA_HEADER_BYTES, PLAN_SYMBOLS_MAX
 from protocol.model.session_records import CastParameters
-from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.transmission.frame_encoder import FrameEncoder
 from sender.cast.network.datagram_output import super_datagram_frames
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.batches import BatchQueue, FrameBatch

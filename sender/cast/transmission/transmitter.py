@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from protocol.constants import DATA_HEADER_BYTES
 from protocol.model.session_records import CastParameters
-from protocol.sending.pacing import Pacer
+from protocol.sending.transmission.pacing import Pacer
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from sender.cast.network.datagram_output import DatagramOutput, SendMode, typed_send_error

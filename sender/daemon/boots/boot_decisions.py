@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import structlog
 
 from sender.actors import Actor
 from sender.daemon.boots.booting_machines import BootingMachines
-from sender.daemon.jobs.cast_registry import CastRegistry
-from sender.daemon.jobs.ended_machines import EndedMachines
+from sender.daemon.captures.capture_desk import CaptureDesk
+from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.metrics.boot_metrics import BOOTS
 from sender.refusals import forbidden, invalid
 from sender.store.group_commit import GroupCommit
@@ -25,13 +23,11 @@ from sender.store.records.boots import (
     BootToken,
     UnknownMachines,
 )
-from sender.store.records.casts import Cast, CastPhase
-from sender.store.records.machines import EnrolmentState, Machine
+from sender.store.records.captures import Capture
+from sender.store.records.casts import Cast
+from sender.store.records.machines import EnrolmentState
 from sender.store.repositories.boots import TOKEN_LIFETIME, BootSubject, DecidedBoot, new_boot_token
 from sender.store.store import Store
-
-PLANNED_AHEAD: Final = timedelta(minutes=15)
-"""Time before the start of a planned cast from which its machines boot the live system and wait there."""
 
 _log = structlog.get_logger(__name__)
 
@@ -66,24 +62,24 @@ class BootDecisions:
     def __init__(
         self,
         store: Store,
-        registry: CastRegistry,
-        ended: EndedMachines,
+        awaited: AwaitedCasts,
         booting: BootingMachines,
+        captures: CaptureDesk,
         unknown_machines: UnknownMachines,
     ) -> None:
         """Decide boots.
 
         Args:
             store: has the machines, and keeps the boot tokens.
-            registry: unfinished casts of all daemons.
-            ended: machines that have ended in a cast.
+            awaited: casts that wait for machines.
             booting: learns of machines that boot the live system.
+            captures: knows the machines whose disks are to be captured.
             unknown_machines: rule for rooms without one of their own, and for machines without a room.
         """
         self._store = store
-        self._registry = registry
-        self._ended = ended
+        self._awaited = awaited
         self._booting = booting
+        self._captures = captures
         self._unknown_machines = unknown_machines
         self._recording = GroupCommit(store, store.boots.record)
 
@@ -109,8 +105,9 @@ class BootDecisions:
         rule = UnknownMachines(
             (subject.room.unknown_machines if subject.room else "") or self._unknown_machines
         )
-        cast = None if machine is None else await self._waiting_cast(machine)
-        decision = decide_boot(report, subject, cast, rule, token_room_id=room_id)
+        cast = None if machine is None else await self._awaited.find(machine)
+        capture = None if machine is None else self._captures.of_machine(machine.machine_id)
+        decision = decide_boot(report, subject, cast, rule, capture=capture, token_room_id=room_id)
         if decision.reason is BootReason.OTHER_ROOM:
             # A token of one room neither reads nor changes anything of a machine of another.
             subject = dataclasses.replace(subject, machine=None, room=None)
@@ -175,22 +172,6 @@ class BootDecisions:
         self._booting.look_again()
         return secret
 
-    async def _waiting_cast(self, machine: Machine) -> Cast | None:
-        """Return the oldest cast that waits for a machine, or starts soon, and hasn't ended on it."""
-        soon = datetime.now(UTC) + PLANNED_AHEAD
-        casts = [self._registry.latest(cast) for cast in self._registry.unfinished.values()]
-        for cast in sorted(casts, key=lambda cast: cast.created_at):
-            later = (
-                cast.phase is CastPhase.PLANNED
-                and cast.plan.start_at is not None
-                and cast.plan.start_at > soon
-            )
-            if cast.phase.ended or later or not cast.plan.includes(machine):
-                continue
-            if not await self._ended.has_ended(cast, machine.machine_id):
-                return cast
-        return None
-
 
 def decide_boot(
     report: BootReport,
@@ -198,6 +179,7 @@ def decide_boot(
     cast: Cast | None,
     rule: UnknownMachines,
     *,
+    capture: Capture | None = None,
     token_room_id: str | None = None,
 ) -> Decision:
     """Return the decision about one boot.
@@ -207,6 +189,7 @@ def decide_boot(
         subject: the records about it.
         cast: a cast that waits for it.
         rule: the rule of its room for unknown machines.
+        capture: an unfinished capture of its disk.
         token_room_id: room of the boot service's token; None for all rooms.
     """
     machine, room = subject.machine, subject.room
@@ -234,6 +217,9 @@ def decide_boot(
     unsure = not subject.by_mac
     if machine.next_boot == BootAction.LIVE:
         return Decision(BootReason.REQUESTED, "an operator asked for the live system", needs_approval=unsure)
+    if capture is not None:
+        text = f"capture {capture.capture_id} of {machine.name} isn't finished"
+        return Decision(BootReason.CAPTURE, text, needs_approval=unsure)
     if cast is not None:
         text = f"cast {cast.cast_id} of {cast.image_name} waits for {machine.name}"
         return Decision(BootReason.CAST, text, needs_approval=unsure)

@@ -14,7 +14,7 @@ from protocol.errors import DatabaseError
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.store.records.casts import CastPhase, CastPlan, StartMode
-from sender.store.records.machine_states import CONNECTED_STATES, MachineState
+from sender.store.records.machine_states import CONNECTED_STATES, FINAL_STATES, MachineState
 from sender.store.repositories.boots import BootingMachine
 from sender.store.store import Store
 
@@ -45,7 +45,7 @@ class BootingMachines:
         self._stale.set()
 
     async def run(self) -> None:
-        """Keep the list current, and tell gathering casts, until cancelled."""
+        """Keep the list current, and tell casts, until cancelled."""
         while True:
             self._stale.clear()
             with contextlib.suppress(DatabaseError):  # the store shows that as a problem
@@ -54,6 +54,7 @@ class BootingMachines:
             for job in list(self._registry.jobs.values()):
                 if job.cast.phase is CastPhase.GATHERING:
                     job.expect_more(self._expected(job))
+                job.expect_loading(self._loading_count(job))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_S):
                     await self._stale.wait()
@@ -63,20 +64,22 @@ class BootingMachines:
         plan = job.cast.plan
         if plan.wait_for is not None or plan.start is not StartMode.JOINED:
             return 0
-        booting = sum(
-            _is_planned(plan, machine) and not _is_connected(job, machine) for machine in self._machines
-        )
         assigned = sum(
             row.state is MachineState.ASSIGNED and row.machine_id not in job.targets
             for row in job.records.machines.values()
         )
-        return booting + assigned
+        return self._loading_count(job) + assigned
+
+    def _loading_count(self, job: CastJob) -> int:
+        """Return the number of machines of a cast's plan that load the live system and may still join."""
+        plan = job.cast.plan
+        return sum(_is_planned(plan, machine) and not _is_settled(job, machine) for machine in self._machines)
 
 
-def _is_connected(job: CastJob, machine: BootingMachine) -> bool:
-    """Return whether a machine is in the cast already: its boot loader asked twice, or it isn't lost yet."""
+def _is_settled(job: CastJob, machine: BootingMachine) -> bool:
+    """Return whether a machine has ended in a cast or is in it, and its boot loader has only asked again."""
     row = None if machine.machine_id is None else job.records.machine_of(machine.machine_id)
-    return row is not None and row.state in CONNECTED_STATES
+    return row is not None and row.state in CONNECTED_STATES | FINAL_STATES
 
 
 def _is_planned(plan: CastPlan, machine: BootingMachine) -> bool:

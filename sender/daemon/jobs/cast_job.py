@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import structlog
 
@@ -30,6 +32,9 @@ from sender.daemon.jobs.owner import Owner
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
 from sender.store.records.machine_states import MachineState
 from sender.store.write_behind import Recorder
+
+LATE_JOIN_S: Final = 60.0
+"""Time from a machine's assignment to its join: an agent that hasn't joined within a minute gives up."""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,6 +96,9 @@ class CastJob:
         self.renewing = False
         self._started_by_hand = False
         self._expected_count = 0
+        self._late_count = 0
+        self._loading_count = 0
+        self._assigned_at: dict[str, float] = {}
         self._given_up_before_count = self.records.given_up_count
         self._log = _log.bind(cast=cast.cast_id)
 
@@ -134,6 +142,8 @@ class CastJob:
     def attach(self, run: CastRun) -> None:
         """Use the session of ``run`` from now on; commands given while the image was fetched are passed to it."""
         self.run = run
+        self._expected_count = self._late_count = 0
+        self._expect_late()
         self.reporter.attach(run.locked_session)
         if self._started_by_hand:
             run.start_now()
@@ -154,6 +164,11 @@ class CastJob:
         if self.run is not None and count != self._expected_count:
             self._expected_count = count
             self.run.expect_more(count)
+
+    def expect_loading(self, count: int) -> None:
+        """Don't end while ``count`` machines of the plan load the live system, within a limit."""
+        self._loading_count = count
+        self._expect_late()
 
     def pause(self, actor_name: str) -> None:
         """Pause the cast."""
@@ -222,6 +237,7 @@ class CastJob:
         """Change a machine's line; the cast stops waiting for machines that have failed."""
         before = self.records.given_up_count
         self.records.put_machine(row)
+        self._note_assigned(row)
         if self.records.given_up_count != before:
             self._stop_waiting_for_given_up()
 
@@ -258,6 +274,21 @@ class CastJob:
             return any(
                 record.inventory.get(MACHINE_ID_KEY) == machine_id for record in session.receivers.values()
             )
+
+    def _note_assigned(self, row: CastMachine) -> None:
+        if row.state is MachineState.ASSIGNED:
+            self._assigned_at.setdefault(row.name, time.monotonic())
+            self._expect_late()
+        elif self._assigned_at.pop(row.name, None) is not None:
+            self._expect_late()
+
+    def _expect_late(self) -> None:
+        """Let the session wait for machines that are about to join, even if all others have ended."""
+        since = time.monotonic() - LATE_JOIN_S
+        count = self._loading_count + sum(at > since for at in self._assigned_at.values())
+        if self.run is not None and count != self._late_count:
+            self._late_count = count
+            self.run.expect_late(count)
 
     def _stop_waiting_for_given_up(self) -> None:
         """While the room gathers, don't wait for machines that have failed; a daemon's machine doesn't retry."""

@@ -95,6 +95,7 @@ class BuildPlan:
         cache: directory of downloaded packages and wheels.
         time_s: modification time of all files; None for that of the newest package.
         architecture: Debian's name of it.
+        firmware_optional: build without firmware if the sources have none, instead of failing.
     """
 
     output: Path
@@ -107,6 +108,7 @@ class BuildPlan:
     cache: Path
     time_s: int | None = None
     architecture: str = "amd64"
+    firmware_optional: bool = False
 
 
 def build_medium(plan: BuildPlan, note: Note) -> BootMedium:
@@ -148,6 +150,7 @@ class _Build:
             self._make("apt"), plan.cache, plan.suite, plan.architecture, plan.mirrors
         )
         self._inside = InsideRunner(self._root)
+        self._with_firmware = plan.with_firmware
 
     def run(self) -> None:
         plan = self._plan
@@ -161,7 +164,7 @@ class _Build:
         compile_python(self._root, self._inside.run)
         self._note(f"Python modules compiled, root filesystem of {format_bytes(tree_bytes(self._root))}")
         self._check()
-        if plan.with_firmware:
+        if self._with_firmware:
             self._add_firmware(release, time_s)
         root_sha256 = self._write_initrd(release, time_s)
         self._copy_loaders()
@@ -183,12 +186,7 @@ class _Build:
         kernel = source.newest(_KERNEL_DEPENDENCY, live_packages.KERNEL_PACKAGES[plan.flavour])
         names = [kernel, *live_packages.LOADER_PACKAGES, *GRUB_PACKAGES]
         if plan.with_firmware:
-            firmware = source.available(live_packages.FIRMWARE_PACKAGES)
-            if "firmware-misc-nonfree" not in firmware:
-                raise ConfigurationError(
-                    "the apt sources have no firmware: add their component non-free-firmware, or give --no-firmware"
-                )
-            names += firmware
+            names += self._firmware_packages()
         packages = source.show([*wanted, *names])
         live = [package for package in packages if package.name not in names]
         extra = [package for package in packages if package.name in names]
@@ -199,6 +197,21 @@ class _Build:
             f"{format_bytes(fetched_bytes)} of them downloaded"
         )
         return live, extra
+
+    def _firmware_packages(self) -> list[str]:
+        firmware = self._source.available(live_packages.FIRMWARE_PACKAGES)
+        if "firmware-misc-nonfree" in firmware:
+            return firmware
+        if not self._plan.firmware_optional:
+            raise ConfigurationError(
+                "the apt sources have no firmware: add their component non-free-firmware, or give --no-firmware"
+            )
+        self._with_firmware = False
+        self._note(
+            "no firmware, which some network cards need: apt's sources have none; add their component "
+            "non-free-firmware, run apt-get update, and build again with `diskcast netboot build`"
+        )
+        return []
 
     def _unpack(self, live: Sequence[DebianPackage], extra: Sequence[DebianPackage]) -> int:
         prepare_root(self._root)

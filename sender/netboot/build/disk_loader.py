@@ -27,28 +27,36 @@ _TIMEOUT_S: Final = 60.0
 def make_disk_loader(packages: Path, target: Path) -> None:
     """Write the loader; equal packages give equal bytes.
 
-    The script is in a memory disk, not in the image's early configuration, which has no ``if``.
+    The script is in a memory disk, not in the image's early configuration, which has no ``if``. The program of a newer
+    release than this machine's doesn't run here; this machine's own one then links the modules of the packages.
 
     Args:
         packages: directory with the unpacked :data:`GRUB_PACKAGES`.
         target: file to write.
 
     Raises:
-        ConfigurationError: the program of the packages doesn't run here.
+        ConfigurationError: neither the program of the packages nor one of this machine runs here.
     """
     with tempfile.NamedTemporaryFile(suffix=".tar") as memory_disk:
         memory_disk.write(_memory_disk())
         memory_disk.flush()
-        command: list[str | Path] = [
-            packages / GRUB_PROGRAM, "--format=x86_64-efi", f"--directory={packages / GRUB_MODULES}",
-            f"--memdisk={memory_disk.name}", "--prefix=(memdisk)/boot/grub", f"--output={target}", *_MODULES,
+        options: list[str | Path] = [
+            "--format=x86_64-efi", f"--directory={packages / GRUB_MODULES}", f"--memdisk={memory_disk.name}",
+            "--prefix=(memdisk)/boot/grub", f"--output={target}", *_MODULES,
         ]  # fmt: skip
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-        except OSError as error:
-            raise ConfigurationError(f"can't run grub-mkimage: {error}; {_FIX}") from error
-    if done.returncode:
-        raise ConfigurationError(f"can't make the disk's loader: {done.stderr.strip()}; {_FIX}")
+        complaint = ""
+        for program in (packages / GRUB_PROGRAM, Path("/", GRUB_PROGRAM)):
+            try:
+                done = subprocess.run(
+                    [program, *options], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+                )
+            except OSError as error:
+                complaint = complaint or str(error)
+                continue
+            if done.returncode == 0:
+                return
+            complaint = complaint or done.stderr.strip()
+    raise ConfigurationError(f"can't make the disk's loader: {complaint}; {_FIX}")
 
 
 _FIX: Final = "install Debian's grub-common, which brings the libraries that it needs"

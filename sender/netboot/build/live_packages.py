@@ -63,17 +63,18 @@ _EXTENSIONS_UNWANTED: Final = (
     "ossaudiodev", "readline", "xxlimited",
 )  # fmt: skip
 _LIBRARIES: Final = re.compile(r"usr/lib/[a-z0-9_]+-linux-gnu/(?P<name>.+)")
-_LIBRARY_FOLDERS_KEPT: Final = ("engines-3", "ossl-modules")
+_LIBRARY_FOLDERS_KEPT: Final = ("engines-3", "ossl-modules", "systemd/libsystemd-shared")
 _DROPPED: Final = (
-    "etc/", "var/", "usr/include/", "usr/share/", "usr/games/", "usr/src/", "usr/lib/systemd/system/",
-    "usr/lib/systemd/network", "usr/lib/valgrind", "usr/lib/udev/hwdb", "usr/lib/cruft", "usr/lib/init",
+    "etc/", "var/", "usr/include/", "usr/share/", "usr/games/", "usr/src/", "usr/lib/systemd/",
+    "usr/lib/valgrind", "usr/lib/udev/hwdb", "usr/lib/cruft", "usr/lib/init",
     "usr/lib/mime", "usr/lib/sysusers.d", "usr/lib/tmpfiles.d", "usr/lib/girepository", "usr/lib/pcmciautils",
     "usr/lib/xfsprogs", "usr/lib/initramfs-tools", "usr/lib/dracut", "usr/lib/pkgconfig",
     "usr/lib/modprobe.d/aliases", "usr/lib/python3/", "usr/lib/apt", "usr/lib/dpkg", "boot/", "opt/", "srv/",
     "home/", "media/",
 )  # fmt: skip
 """Start of paths that nothing in the live system reads."""
-_KEPT_CONFIGURATION: Final = (
+_KEPT: Final = (
+    "usr/lib/systemd/systemd-udevd",
     "etc/modprobe.d/",
     "etc/iproute2/",
     "usr/share/smartmontools/drivedb",
@@ -83,7 +84,7 @@ _KEPT_CONFIGURATION: Final = (
 
 def is_wanted(path: str) -> bool:
     """Return whether a path of Debian's packages belongs into the live system."""
-    if path.startswith(_KEPT_CONFIGURATION):
+    if path.startswith(_KEPT):
         return True
     if path.startswith(_DROPPED):
         return False

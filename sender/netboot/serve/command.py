@@ -16,11 +16,12 @@ from sender.netboot.serve.boot_scripts import KERNEL_ARGUMENTS_DEFAULT, is_kerne
 from sender.netboot.serve.options import HTTP_PORT_OPTION, SECURE_BOOT_OPTION
 
 MODES = ("proxy", "dhcp", "files")
-"""The values of ``DhcpMode``, so that ``--help`` needs no web framework; a test compares them."""
+RULES = ("off", "ask", "auto")
+"""The values of ``DhcpMode`` and ``UnknownMachines``: ``--help`` needs no web framework; a test compares them."""
 
 
 @click.command()
-@click.argument("medium", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("medium", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--interface",
     "interfaces",
@@ -37,7 +38,13 @@ MODES = ("proxy", "dhcp", "files")
     help="Part in DHCP: boot files, addresses too, or none.",
 )
 @click.option(
-    "--room", metavar="ROOM", callback=checked_room, help="Room in which unknown machines are registered."
+    "--room", metavar="ROOM", callback=checked_room, help="Room of unknown machines; created if missing."
+)
+@click.option(
+    "--unknown-machines",
+    type=click.Choice(RULES),
+    show_default="of ROOM, ask for a new one",
+    help="Set ROOM's rule for unknown machines that boot.",
 )
 @SECURE_BOOT_OPTION
 @click.option(
@@ -66,10 +73,11 @@ MODES = ("proxy", "dhcp", "files")
     "--json", "json_lines", is_flag=True, help="Log JSON lines, and report readiness as JSON on stdout."
 )
 def serve(
-    medium: Path,
+    medium: Path | None,
     interfaces: tuple[str, ...],
     mode: str,
     room: str | None,
+    unknown_machines: str | None,
     secure_boot: bool,
     pool: str | None,
     http_port: int,
@@ -83,23 +91,29 @@ def serve(
 ) -> int:
     """Boot the machines of a network from DIR, which `diskcast netboot build` made.
 
+    Without DIR it is netboot in the state directory, such as /var/lib/diskcast/netboot, and is built when it is missing
+    or outdated.
+
     The daemon decides at every boot: the live system for a machine with a cast, its own disk for any other. Without an
     answer from the daemon it is the disk. The mode proxy leaves addresses to the network's own DHCP server. Needs root,
     or CAP_NET_BIND_SERVICE.
 
     \b
     Examples:
-      diskcast netboot serve /srv/boot --interface eth1
+      diskcast netboot serve --interface eth1 --room lab-1 --unknown-machines auto
       diskcast netboot serve /srv/boot --interface eth1 --room lab-1 --secure-boot
       diskcast netboot serve /srv/boot --interface eth2 --mode dhcp
     """  # noqa: D301  \b is click's, for a paragraph that isn't wrapped
     url, token, trust = find_daemon(server, token_file, pins, ca_file)
     from sender.config.sections import LogSection
+    from sender.console.client import Client
     from sender.logs import configure_logging
-    from sender.netboot.medium import BootMedium
+    from sender.netboot.build.local_plan import step_notes
     from sender.netboot.serve.boot_service import BootServiceOptions, DhcpMode, run_boot_service
     from sender.netboot.serve.daemon_client import BootApiClient
     from sender.netboot.serve.networks import find_networks
+    from sender.netboot.serve.preparation import prepare_medium, prepare_room
+    from sender.store.records.boots import UnknownMachines
     from sender.systemd_notify import SystemdNotifier
 
     if not is_kernel_arguments(kernel_arguments):
@@ -120,7 +134,14 @@ def serve(
     )
     if options.pool is not None and len(options.networks) > 1:
         raise ConfigurationError("--pool needs a single --interface: each network has its own addresses")
-    opened = BootMedium.open(medium)
+    if unknown_machines is not None and room is None:
+        raise ConfigurationError("--unknown-machines needs --room: it is the rule of a room")
+    note = step_notes(as_json=json_lines)
+    opened = prepare_medium(medium, note)
+    if room is not None:
+        with Client(url, token, trust or None) as client:
+            rule = None if unknown_machines is None else UnknownMachines(unknown_machines)
+            prepare_room(client, room, rule, note)
     log = {"level": log_level, "format": "json" if json_lines else "auto"}
     configure_logging(LogSection.model_validate(log))
 

@@ -10,7 +10,7 @@ import click
 from protocol.control.boot_parameters import LiveMode
 from protocol.errors import ConfigurationError
 from protocol.shared.units import format_bytes
-from sender.netboot.medium import BootMedium
+from sender.netboot.default_medium import open_medium
 from sender.netboot.usb.stick import DISC_SUFFIX, StickPlan, write_stick
 
 _STICK_SUFFIX: Final = ".img"
@@ -18,7 +18,7 @@ _TOKEN_BYTES_MAX: Final = 4096
 
 
 @click.command()
-@click.argument("medium", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("medium", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "-o",
     "--output",
@@ -32,7 +32,7 @@ _TOKEN_BYTES_MAX: Final = 4096
     "servers",
     multiple=True,
     metavar="URL",
-    show_default="that of MEDIUM",
+    show_default="that of DIR",
     help="URL of a daemon, for the agent; repeatable.",
 )
 @click.option(
@@ -48,9 +48,9 @@ _TOKEN_BYTES_MAX: Final = 4096
     help="Entry that starts without a key press.",
 )
 def usb(
-    medium: Path, output: Path, servers: tuple[str, ...], token_file: Path | None, mode: str | None
+    medium: Path | None, output: Path, servers: tuple[str, ...], token_file: Path | None, mode: str | None
 ) -> None:
-    """Write a boot medium, made by `diskcast netboot build`, as a USB stick.
+    """Write the boot medium in DIR, made by `diskcast netboot build`, as a USB stick.
 
     It starts by BIOS, UEFI and Secure Boot, on networks where nothing may be changed. The entry menu asks a technician.
     The entry run waits for casts of the daemon; for this the agent needs a token that enrols machines, which everyone
@@ -58,7 +58,7 @@ def usb(
 
     \b
     Examples:
-      diskcast netboot usb boot -o stick.img
+      diskcast netboot usb -o stick.img
       diskcast tokens create stick --role enrol --room lab-1 --expires 8h --output enrol.token
       diskcast netboot usb boot -o stick.img --server https://10.0.0.5:7400 --token-file enrol.token
     """  # noqa: D301
@@ -68,11 +68,11 @@ def usb(
         )
     if output.is_block_device():
         raise ConfigurationError(f"{output} is a device: write an image, then copy it with dd")
-    opened = BootMedium.open(medium)
+    opened = open_medium(medium)
     token = _read_token(token_file) if token_file else ""
     chosen = LiveMode(mode) if mode else LiveMode.RUN if token else LiveMode.MENU
     if chosen is LiveMode.RUN and not (servers or opened.record.servers):
-        raise ConfigurationError(f"{medium} has no daemon built in: give --server, or --mode menu")
+        raise ConfigurationError(f"{opened.directory} has no daemon built in: give --server, or --mode menu")
     write_stick(StickPlan(opened, output.absolute(), chosen, servers, token))
     secret = "; it holds the token, so keep it as a secret" if token else ""
     click.echo(f"{output}: {format_bytes(output.stat().st_size)}, starts with {chosen}{secret}")

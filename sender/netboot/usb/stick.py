@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from protocol.constants import MIB
+from protocol.constants import BOOT_STICK_LABEL, MIB
 from protocol.control.boot_parameters import LiveMode
 from protocol.errors import ConfigurationError, MissingDependencyError
 from sender.netboot.cpio import CpioWriter
@@ -38,7 +38,6 @@ _ACTIVE: Final = 0x80
 _EFI_SYSTEM: Final = 0xEF
 """Partition type of the EFI system partition in an MBR (UEFI specification, 5.2.2)."""
 _CHS_UNUSED: Final = b"\xfe\xff\xff"
-_VOLUME_LABEL: Final = "DISKCAST"
 _EFI_IMAGE: Final = "efi.img"
 _EFI_IMAGE_BYTES: Final = 8 * MIB
 
@@ -166,7 +165,7 @@ def _assemble_disc(stick: StickFiles, image: Path, work: Path, disk_id: int) -> 
     grafts = [f"{name}={path}" for name, path in {**stick.files, "boot/bios.img": core}.items()]
     run_host_program(
         [
-            "xorriso", "-as", "mkisofs", "-quiet", "-r", "-J", "-V", _VOLUME_LABEL, "-o", image,
+            "xorriso", "-as", "mkisofs", "-quiet", "-r", "-J", "-V", BOOT_STICK_LABEL, "-o", image,
             "--grub2-mbr", _GRUB / "boot_hybrid.img",
             "-b", "boot/bios.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info",
             "-append_partition", "2", "0xef", efi,
@@ -186,7 +185,7 @@ def _make_bios_grub(work: Path, platform: str) -> Path:
 
 
 def _make_fat(image: Path, offset_bytes: int, size_bytes: int, volume_id: int) -> None:
-    argv: list[str | Path] = ["mkfs.vfat", "--invariant", "-n", _VOLUME_LABEL]
+    argv: list[str | Path] = ["mkfs.vfat", "--invariant", "-n", BOOT_STICK_LABEL]
     argv += ["-F", "32"] if size_bytes >= _FAT32_BYTES_MIN else []
     argv += ["-i", f"{volume_id:08x}", "--offset", str(offset_bytes // _SECTOR_BYTES)]
     run_host_program([*argv, image, str(size_bytes // 1024)])

@@ -389,6 +389,32 @@ images = sa.Table(
 )
 """``signer`` is the id of the key, ``version`` a decimal number of 64 bits; both are empty for an unsigned image."""
 
+image_entries = sa.Table(
+    "image_entries",
+    metadata,
+    sa.Column("image_id", CleanText(), primary_key=True),
+    _text("name"),
+    _count("number"),
+    _text("note"),
+    sa.Column("pinned", sa.Boolean(), nullable=False),
+    _text("added_by"),
+    sa.Column("origin", CleanJson()),
+    sa.Column("changed_at", UtcTime(), nullable=False),
+    sa.Index(None, "name", "number", unique=True),
+    sa.Index(None, "changed_at", "image_id"),
+)
+"""Facts about images that aren't in their files. Rows stay when images are gone: a number is never given twice."""
+
+image_contents = sa.Table(
+    "image_contents",
+    metadata,
+    sa.Column("image_id", CleanText(), primary_key=True),
+    sa.Column("version", sa.Integer(), nullable=False),
+    sa.Column("contents", CleanJson(), nullable=False),
+    sa.Column("at", UtcTime(), nullable=False),
+)
+"""Contents that were read from images: a cache. ``version`` is that of the reader."""
+
 image_signatures = sa.Table(
     "image_signatures",
     metadata,
@@ -421,3 +447,33 @@ idempotency = sa.Table(
     sa.Column("at", UtcTime(), nullable=False),
     sa.Index(None, "at"),
 )
+
+captures = sa.Table(
+    "captures",
+    metadata,
+    sa.Column("capture_id", CleanText(), primary_key=True),
+    _text("machine_id"),
+    sa.Column("plan", CleanJson(), nullable=False),
+    _text("machine_name"),
+    _text("owner"),
+    _text("location"),
+    _text("state"),
+    _text("created_by"),
+    _text("error"),
+    _text("disk"),
+    _text("disk_model"),
+    _text("disk_serial"),
+    sa.Column("created_at", UtcTime(), nullable=False),
+    sa.Column("started_at", UtcTime()),
+    sa.Column("ended_at", UtcTime()),
+    _count("raw_bytes"),
+    _count("done_bytes"),
+    _count("uploaded_bytes"),
+    _count("kept_bytes"),
+    _text("image_id"),
+    _text("secret_hash"),
+    sa.Index(None, "created_at", "capture_id"),
+    sa.Index(None, "image_id"),
+)
+"""Captures of machines' disks. ``secret_hash`` is the hash of the secret with which the agent started its upload. Ended
+ones stay: they say where an image comes from."""

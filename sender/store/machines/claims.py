@@ -109,11 +109,13 @@ class ClaimResult:
     Attributes:
         machine: the claimed machine; None for a refused claim to an unknown one.
         secret: the machine's new secret, if it is granted.
+        booted_for_cast: it was enrolled before, and no operator asked for the live system: a cast waited for it.
     """
 
     decision: ClaimDecision
     machine: Machine | None
     secret: str = dataclasses.field(default="", repr=False)
+    booted_for_cast: bool = False
 
 
 def decide_claim(

@@ -47,6 +47,8 @@ class BootReason(OpenStrEnum):
 
     CAST = "cast"
     """A cast waits for the machine."""
+    CAPTURE = "capture"
+    """A capture of the machine's disk isn't finished."""
     REQUESTED = "requested"
     """An operator asked for the live system at the next boot."""
     MENU = "menu"
@@ -75,6 +77,7 @@ class BootReason(OpenStrEnum):
 _LIVE_REASONS = frozenset(
     {
         BootReason.CAST,
+        BootReason.CAPTURE,
         BootReason.REQUESTED,
         BootReason.MENU,
         BootReason.UNKNOWN_MACHINE,

@@ -73,6 +73,7 @@ class CastPlan:
         slow: ``wait``, ``demote`` or ``drop``, as ``diskcast send --slow``.
         encrypt: encrypt the data on the network.
         wake: wake the machines when they are to gather.
+        latest_of: name whose newest version each cast of a schedule uses; empty: always the image of ``image_id``.
     """
 
     image_id: str
@@ -91,6 +92,7 @@ class CastPlan:
     slow_for_s: float = SLOW_FOR_S_DEFAULT
     encrypt: bool = False
     wake: bool = False
+    latest_of: str = ""
 
     def includes(self, machine: Machine) -> bool:
         """Return whether the cast is planned for this machine."""

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
+
+from sender.store.records.image_entries import PACKED, ImageOrigin
+
+LATEST: Final = "latest"
+"""``NAME@latest`` is the newest version of a name."""
+
+ID_PREFIX_MIN: Final = 8
+"""Digits of an abbreviated image id."""
 
 
 class ImageState(enum.StrEnum):
@@ -39,6 +49,13 @@ class Image:
             whether it accepts the image.
         signed_name: name in the signed statement.
         version: signed version, a decimal number of up to 64 bits; empty for an unsigned image.
+        number: version number within its name, as in ``lab@3``: the order in which images of this name first appeared;
+            0 until it has one.
+        latest: it is the newest usable version of its name.
+        note: an operator's note.
+        pinned: pruning keeps it.
+        added_by: name of the token that added it; empty for a file that was put into a folder.
+        origin: source from which it was made.
     """
 
     image_id: str
@@ -57,6 +74,12 @@ class Image:
     signer: str = ""
     signed_name: str = ""
     version: str = ""
+    number: int = 0
+    latest: bool = False
+    note: str = ""
+    pinned: bool = False
+    added_by: str = ""
+    origin: ImageOrigin = PACKED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,3 +95,51 @@ class UploadedSignature:
     signed: bytes
     public_key: str
     at: datetime
+
+
+def image_reference(image: Image) -> str:
+    """Return the name of exactly this image for people and commands, such as ``lab@3``."""
+    return f"{image.name}@{image.number}" if image.number else image.name
+
+
+def latest_of(images: Iterable[Image]) -> Image | None:
+    """Return the newest usable version of images of one name; None if there is none."""
+    usable = [image for image in images if image.state in _USABLE]
+    return max(usable, key=lambda image: (image.number, image.first_seen_at, image.image_id), default=None)
+
+
+def matching_images(images: Iterable[Image], text: str) -> list[Image]:
+    """Return the images to which ``text`` refers: one if it is clear, several if it isn't, or none.
+
+    In this order: an id; a name, which means its newest version; ``NAME@3`` or ``NAME@latest``; the start of an id; the
+    name of a file.
+    """
+    everything = list(images)
+    if exact := [image for image in everything if image.image_id == text]:
+        return exact
+    if named := [image for image in everything if image.name == text]:
+        return _newest(named)
+    name, at, version = text.rpartition("@")
+    versions = [image for image in everything if at and image.name == name]
+    if version == LATEST:
+        return _newest(versions)
+    if numbered := [image for image in versions if str(image.number) == version and image.number]:
+        return numbered
+    if len(text) >= ID_PREFIX_MIN:
+        found = [image for image in everything if image.image_id.startswith(text.lower())]
+        if found:
+            return found
+    found = [image for image in everything if image.location.rpartition("/")[2] == text]
+    # A damaged copy beside the good one doesn't make its name ambiguous.
+    return [image for image in found if image.state is not ImageState.DAMAGED] or found
+
+
+_USABLE: Final = (ImageState.AVAILABLE, ImageState.REMOTE, ImageState.FETCHING)
+
+
+def _newest(named: list[Image]) -> list[Image]:
+    newest = latest_of(named)
+    if newest is None:
+        return named
+    # A number is unique, except for 0: an older daemon numbers none.
+    return [image for image in named if image.state in _USABLE and image.number == newest.number]

@@ -275,7 +275,9 @@ class Enrolments(AuditedRepository):
             new=claimed is None,
         )
         enrolled = self._machines.get(machine.machine_id)
-        return ClaimResult(ClaimDecision.GRANTED, enrolled, secret)
+        known = None if claimed is None else claimed.machine
+        for_cast = known is not None and known.enrolled_at is not None and not known.next_boot
+        return ClaimResult(ClaimDecision.GRANTED, enrolled, secret, booted_for_cast=for_cast)
 
     def _wait(self, claim: Claim, claimed: ClaimedMachine | None) -> ClaimResult:
         """Let the agent wait. An unapproved agent changes nothing else of a machine that is known."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import builtins
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from sender.store.database import tables
 from sender.store.records.images import Image, ImageState, UploadedSignature
 from sender.store.repositories.audit import AuditedRepository, AuditNote
+from sender.store.repositories.image_entries import ORIGIN_ADAPTER
 from sender.store.repositories.paging import read_page
 from sender.store.repositories.transactions import reading, writing
 
@@ -22,7 +24,9 @@ SIGNATURES_MAX = 10_000
 _IMAGE = tables.images.c
 _SIGNATURE = tables.image_signatures.c
 _REMOTE = tables.remotes.c
-_STORED = [name for name in Image.__dataclass_fields__ if name != "in_use_by"]
+_ENTRY = tables.image_entries.c
+_STORED = list(tables.images.c.keys())
+_ENTERED = ("number", "note", "pinned", "added_by", "origin")
 
 
 class Images(AuditedRepository):
@@ -30,7 +34,7 @@ class Images(AuditedRepository):
 
     @writing
     def put(self, image: Image, *, audit: AuditNote | None = None) -> None:
-        """Add or replace an image, keeping its first ``first_seen_at``; ``in_use_by`` isn't stored."""
+        """Add or replace an image, keeping its first ``first_seen_at``. Users and entries aren't stored here."""
         values = {name: getattr(image, name) for name in _STORED}
         insert = self._database.insert(tables.images).values(**values)
         replaced = {
@@ -42,14 +46,14 @@ class Images(AuditedRepository):
     @reading
     def get(self, image_id: str) -> Image | None:
         """Return an image, or None."""
-        query = sa.select(tables.images).where(_IMAGE.image_id == image_id)
+        query = _with_entries().where(_IMAGE.image_id == image_id)
         row = self._connection.execute(query).mappings().first()
         return None if row is None else _image(row)
 
     @reading
     def list(self, after: str | None = None, limit: int = 50) -> tuple[builtins.list[Image], str | None]:
         """Return a page of images, by name."""
-        query = sa.select(tables.images)
+        query = _with_entries()
         return read_page(self._connection, query, [_IMAGE.name, _IMAGE.image_id], after, limit, _image)
 
     @writing
@@ -107,5 +111,14 @@ class Images(AuditedRepository):
         return found
 
 
+def _with_entries() -> sa.Select[Any]:
+    entered = [_ENTRY[name] for name in _ENTERED]
+    joined = tables.images.outerjoin(tables.image_entries, _IMAGE.image_id == _ENTRY.image_id)
+    return sa.select(tables.images, *entered).select_from(joined)
+
+
 def _image(row: sa.RowMapping) -> Image:
-    return Image(**{**row, "state": ImageState(row["state"])})
+    values = {name: value for name, value in row.items() if name not in _ENTERED or value is not None}
+    if "origin" in values:
+        values["origin"] = ORIGIN_ADAPTER.validate_python(values["origin"])
+    return Image(**{**values, "state": ImageState(row["state"])})

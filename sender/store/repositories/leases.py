@@ -7,8 +7,8 @@ unavailable, leases don't age: the owner can't beat, and the others can't read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -21,6 +21,9 @@ LEASE_BEAT_S = 2.0
 """Interval at which an owner beats and the other daemons read the beats."""
 LEASE_STALE_S = 6.0
 """Three beats: one may be late and one may be lost. A takeover completes within ten seconds of a daemon's crash."""
+IMAGE_GRACE_S = 3 * LEASE_BEAT_S
+"""Time for which a daemon without a cast's image leaves the cast to the others; then it takes the cast, and reports the
+image as missing."""
 
 _CAST = tables.casts.c
 
@@ -29,7 +32,15 @@ class Leases(Repository):
     """Repository of leases. An owner is one run of a daemon: ``NAME/RANDOM``."""
 
     @writing
-    def acquire(self, owner: str, now: datetime, sites: Iterable[str], capacity: int) -> list[Cast]:
+    def acquire(
+        self,
+        owner: str,
+        now: datetime,
+        sites: Iterable[str],
+        capacity: int,
+        *,
+        image_ids: Collection[str] | None = None,
+    ) -> list[Cast]:
         """Take casts that no daemon runs: due, not ended, the longest waiting first.
 
         Args:
@@ -37,6 +48,7 @@ class Leases(Repository):
             now: a cast is due when its ``start_at`` has passed.
             sites: take only casts for rooms of these sites, for rooms without a site, and for no room; empty: any.
             capacity: number of casts at most.
+            image_ids: take casts of other images only when they have been due for :data:`IMAGE_GRACE_S`; None: any.
         """
         if capacity <= 0:
             return []
@@ -47,6 +59,10 @@ class Leases(Repository):
             .order_by(_CAST.created_at, _CAST.cast_id)
             .limit(capacity)
         )
+        if image_ids is not None:
+            due_at = sa.func.coalesce(_CAST.start_at, _CAST.created_at)
+            left = due_at <= now - timedelta(seconds=IMAGE_GRACE_S)
+            query = query.where(sa.or_(_CAST.image_id.in_(image_ids), left))
         served_sites = list(sites)
         if served_sites:
             room = tables.rooms.c

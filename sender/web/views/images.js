@@ -8,6 +8,9 @@ import { formatBytes, formatPercent } from "../format.js";
 import { showToast, showError } from "../toasts.js";
 import { badge, emptyState, pageHead, ProgressBar, timeElement } from "../components.js";
 import { to } from "../router.js";
+import { pruneImages } from "../image_prune.js";
+import { referenceOf } from "../image_text.js";
+import { uploadImage, uploadList } from "../image_upload.js";
 import { mayOperate } from "../store.js";
 import { IMAGE_STATES, sentence } from "../labels.js";
 
@@ -28,7 +31,7 @@ export async function show({ signal }) {
     if (key !== shown) {
       shown = key;
       const focused = /** @type {HTMLElement | null} */ (document.activeElement?.closest("[data-key]"))?.dataset.key;
-      fill(holder, images.length ? h("ul", { class: "image-cards", role: "list" }, images.map((image) => imageCard(image, redraw))) : emptyState("image", "The library is empty.", h("p", {}, "Pack a disk with “diskcast pack” into the library's folder, or add an image by URL.")));
+      fill(holder, images.length ? h("ul", { class: "image-cards", role: "list" }, images.map((image) => imageCard(image, redraw))) : emptyState("image", "The library is empty.", h("p", {}, "Pack a disk with “diskcast pack” into the library's folder, upload an image, or add one by URL.")));
       if (focused) /** @type {HTMLElement | null} */ (holder.querySelector(`[data-key="${CSS.escape(focused)}"]`))?.focus();
     }
     return images.some((image) => image.state === "fetching");
@@ -50,6 +53,11 @@ export async function show({ signal }) {
   timer = window.setTimeout(refresh, busy ? FETCH_REFRESH_MS : IDLE_REFRESH_MS);
   signal.addEventListener("abort", () => window.clearTimeout(timer), { once: true });
 
+  const uploads = uploadList(signal, redraw);
+  const uploaded = () => {
+    uploads.refresh();
+    redraw();
+  };
   const scan = async () => {
     try {
       await post("/images/scan");
@@ -65,9 +73,11 @@ export async function show({ signal }) {
       pageHead("Images", {
         actions: mayOperate() && [
           h("button", { type: "button", class: "button", onclick: scan }, icon("refresh"), "Rescan"),
+          h("button", { type: "button", class: "button", onclick: () => pruneImages(redraw) }, icon("trash"), "Prune"),
+          h("button", { type: "button", class: "button", onclick: () => uploadImage(signal, uploaded) }, icon("plus"), "Upload"),
           h("button", { type: "button", class: "button primary", onclick: () => addImage(redraw) }, icon("plus"), "Add by URL"),
         ],
-      }), holder),
+      }), uploads.element, holder),
   };
 }
 
@@ -92,10 +102,11 @@ function imageCard(image, done) {
   const fetched = image.stored_bytes ? image.fetched_bytes / image.stored_bytes : 0;
   bar.set(fetched);
   return h("li", { class: "card image-card", "data-tone": stateLabel.tone },
-    h("div", { class: "image-card-head" }, h("div", { class: "image-icon" }, icon("image")), h("div", {}, h("h2", {}, image.name), h("p", { class: "muted small break" }, image.location)), badge(stateLabel)),
+    h("div", { class: "image-card-head" }, h("div", { class: "image-icon" }, icon("image")), h("div", {}, h("h2", {}, h("a", { href: to(["images", image.image_id]) }, referenceOf(image)), image.latest && image.number > 1 && h("span", { class: "muted" }, " · latest")), h("p", { class: "muted small break" }, image.location)), badge(stateLabel)),
+    image.note && h("p", { class: "small image-note" }, image.note),
     image.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(image.problem))),
     image.state === "fetching" && h("div", { class: "progress-row" }, bar.element, h("span", { class: "progress-words" }, `${formatPercent(fetched)} of ${formatBytes(image.stored_bytes)}`)),
-    h("dl", { class: "figures compact" }, figure("Disk", image.raw_bytes ? formatBytes(image.raw_bytes) : "–"), figure("File", image.stored_bytes ? formatBytes(image.stored_bytes) : "–"), figure("Packed", timeElement(image.packed_at)), figure("Id", h("code", { title: image.image_id }, image.image_id.replace(/^url:/, "").slice(0, 8))), image.version !== "" && figure("Version", image.version), image.signer !== "" && figure("Signed by", h("code", { title: `Signed as ${image.signed_name}` }, image.signer))),
+    h("dl", { class: "figures compact" }, figure("Disk", image.raw_bytes ? formatBytes(image.raw_bytes) : "–"), figure("File", image.stored_bytes ? formatBytes(image.stored_bytes) : "–"), figure("Packed", timeElement(image.packed_at)), figure("Id", h("code", { title: image.image_id }, image.image_id.replace(/^url:/, "").slice(0, 8))), image.version !== "" && figure("Signed version", image.version), image.signer !== "" && figure("Signed by", h("code", { title: `Signed as ${image.signed_name}` }, image.signer))),
     image.raw_bytes > 0 && image.signer === "" && unsignedNote(image),
     image.in_use_by.length > 0 && h("p", { class: "small" }, "In use by ", image.in_use_by.map((/** @type {string} */ id, /** @type {number} */ index) => [index ? ", " : "", h("a", { href: to(["casts", id]) }, `cast ${id}`)])),
     mayOperate() && h("div", { class: "actions" },

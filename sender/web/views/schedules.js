@@ -4,6 +4,7 @@ import { all, change, create, remove } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { field, form, select } from "../forms.js";
+import { referenceOf } from "../image_text.js";
 import { localTimeZone } from "../format.js";
 import { showToast, showError } from "../toasts.js";
 import { emptyState, pageHead, timeElement } from "../components.js";
@@ -34,7 +35,7 @@ function cronText(cron) {
  */
 export async function show({ signal, reload }) {
   const [schedules, { images, rooms }] = await Promise.all([all("/schedules", {}, signal), readChoices(signal)]);
-  const names = new Map(images.map((image) => [image.image_id, image.name]));
+  const names = new Map(images.map((image) => [image.image_id, referenceOf(image)]));
   return {
     title: "Schedules",
     element: h("div", {},
@@ -66,12 +67,14 @@ function scheduleCard(schedule, names, edit, done) {
       showError(error);
     }
   };
-  const image = names.get(schedule.plan.image_id) ?? schedule.plan.image_id.slice(0, 8);
+  const follows = schedule.plan.latest_of;
+  const image = follows ? `${follows}@latest` : (names.get(schedule.plan.image_id) ?? schedule.plan.image_id.slice(0, 8));
   return h("li", { class: "card schedule-card", "data-tone": schedule.enabled ? "busy" : "off" },
     h("div", { class: "schedule-head" }, h("div", {}, h("h2", {}, schedule.name), h("p", { class: "muted" }, `${image} → ${roomName(schedule.plan.room_id)}`)),
       mayOperate() ? h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(schedule.enabled), onclick: toggle, "aria-label": `${schedule.name} enabled` }, h("span", { class: "switch-knob" })) : h("span", { class: "muted" }, schedule.enabled ? "on" : "off")),
     schedule.problem && h("div", { class: "alert", "data-tone": "bad" }, icon("warning"), h("p", {}, sentence(schedule.problem))),
     h("dl", { class: "pairs" },
+      pair("Image", follows ? `The newest version of ${follows}` : `Always ${image}`),
       pair("When", [cronText(schedule.cron), h("span", { class: "muted" }, ` · ${schedule.time_zone}`)]),
       pair("Next", schedule.enabled ? [timeElement(schedule.next_at), schedule.next_at && schedule.time_zone !== localTimeZone() && h("span", { class: "muted" }, ` · ${localTimeZone()}`)] : "disabled"),
       schedule.last_cast_id && pair("Last cast", h("a", { href: to(["casts", schedule.last_cast_id]) }, schedule.last_cast_id))),
@@ -101,7 +104,7 @@ async function editSchedule(known, images, rooms, signal, done) {
     };
     showKind();
     day.input.addEventListener("change", showKind);
-    const preset = known ? { image: known.plan.image_id, room: known.plan.room_id ?? "", plan: known.plan } : {};
+    const preset = known ? { image: known.plan.latest_of ? `${known.plan.latest_of}@latest` : known.plan.image_id, room: known.plan.room_id ?? "", plan: known.plan } : {};
     const plan = planFields({ images, rooms, preset, timed: false, signal });
     return form({
       fields: [title, day, time, cron, zone, ...plan.fields],

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.machines.bootable_image import signed_loaders
+from tests.support.machines.debian_image import make_debian_image
+from tests.support.machines.debian_sources import write_debian_sources
 from tests.support.machines.micro_image import make_micro_image
 from tests.support.machines.netboot_room import SERVER_URL, NetbootRoom
 
@@ -48,6 +50,16 @@ def stick(room: NetbootRoom, medium: Path) -> Path:
 @pytest.fixture(scope="session")
 def micro_for_all(room: NetbootRoom) -> tuple[Path, str]:
     """A medium with the kernel for all machines and firmware, and the name of an image with that kernel."""
-    medium = room.build_medium(room.folder / "medium-for-all")
+    sources = write_debian_sources(room.folder / "firmware.sources")
+    medium = room.build_medium(room.folder / "medium-for-all", "--mirror", str(sources))
     room.add_image(make_micro_image(room.folder / "all.raw", medium), "micro-for-all")
     return medium, "micro-for-all"
+
+
+@pytest.fixture(scope="session")
+def debian(room: NetbootRoom) -> str:
+    """The name of an image in the library with a whole Debian."""
+    raw = make_debian_image(room.folder / "debian.raw")
+    room.add_image(raw, "debian")
+    raw.unlink()
+    return "debian"

@@ -17,13 +17,12 @@ from protocol.control.boot_parameters import BootParameters, format_boot_paramet
 from receiver.live import messages
 from receiver.live.messages import CONSOLE_PREFIX, BootMessage
 from tests.support.machines.direct_boot import direct_boot
-from tests.support.machines.netboot_room import AGENT_STARTED, SERVER_URL, NetbootRoom
+from tests.support.machines.netboot_room import AGENT_STARTED, BOOT_LIMIT_S, SERVER_URL, NetbootRoom
 from tests.support.machines.virtual_machine import Disk, MachineSpec, VirtualMachine, mac_of
 from tests.support.network.lab import LabError, wait_until
 
 pytestmark = pytest.mark.needs_root
 
-_BOOT_LIMIT_S = 300.0
 _OTHER_PIN = "a" * 52
 
 
@@ -70,6 +69,10 @@ FAULTS = {
     "a network card without a driver": Fault(messages.NO_NETWORK_DRIVER, changes={"card": "rtl8139"}),
     "no network card": Fault(messages.NO_CARD, changes={"card": ""}),
     "a pin that wasn't built in": Fault(messages.FOREIGN_PIN, parameters={"pins": (_OTHER_PIN,)}),
+    "no boot token": Fault(messages.NO_TOKEN),
+    "a boot token that isn't valid any more": Fault(
+        messages.NOT_ADMITTED, parameters={"boot_token": "dcb_" + "a" * 43}
+    ),
     "no daemon": Fault(messages.NO_DAEMON, parameters={"servers": ("https://10.99.0.77:7400",)}),
 }
 
@@ -88,7 +91,7 @@ def _expect(machine: VirtualMachine, message: BootMessage) -> str:
         texts = (line.removeprefix(CONSOLE_PREFIX) for line in machine.console.lines_with(CONSOLE_PREFIX))
         return [text for text in texts if message.matches(text)]
 
-    return wait_until(message.template, lines, _BOOT_LIMIT_S, describe=machine.console.describe)[0]
+    return wait_until(message.template, lines, BOOT_LIMIT_S, describe=machine.console.describe)[0]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -105,7 +108,7 @@ def test_a_fault_is_named_and_nothing_is_written(
     with VirtualMachine(room.network, 0, spec, name=name.replace(" ", "-")) as machine:
         print(f"{name}: {_expect(machine, fault.message)}")
         if fault.message.fatal:
-            machine.console.wait_for("nothing was written", _BOOT_LIMIT_S)
+            machine.console.wait_for("nothing was written", BOOT_LIMIT_S)
     assert disk.is_blank
 
 
@@ -116,7 +119,7 @@ def test_no_dhcp_server_is_named(room: NetbootRoom, medium: Path, tmp_path: Path
     try:
         with VirtualMachine(room.network, 0, spec, name="no-dhcp") as machine:
             print(_expect(machine, messages.NO_DHCP))
-            machine.console.wait_for("nothing was written", _BOOT_LIMIT_S)
+            machine.console.wait_for("nothing was written", BOOT_LIMIT_S)
     finally:
         room.network.put_on_bridge(0)
     assert disk.is_blank
@@ -129,7 +132,7 @@ def test_a_pin_of_another_daemon_is_named(room: NetbootRoom, tmp_path: Path) -> 
     spec = MachineSpec(disks=(disk,), extra=direct_boot(foreign, _parameters(room, pins=())))
     with VirtualMachine(room.network, 0, spec, name="other-daemon") as machine:
         print(_expect(machine, messages.WRONG_PIN))
-        machine.console.wait_for("nothing was written", _BOOT_LIMIT_S)
+        machine.console.wait_for("nothing was written", BOOT_LIMIT_S)
     assert disk.is_blank
 
 
@@ -143,7 +146,7 @@ def test_two_disks_are_listed_and_none_is_written(
         room.cast_to(micro, "disks"),
         VirtualMachine(room.network, 0, MachineSpec(disks=disks), name="two-disks") as machine,
     ):
-        started = machine.console.wait_for(AGENT_STARTED, _BOOT_LIMIT_S)
+        started = machine.console.wait_for(AGENT_STARTED, BOOT_LIMIT_S)
         for disk_name in ("/dev/vda", "/dev/vdb"):
-            machine.console.wait_for(disk_name, _BOOT_LIMIT_S, after=started)
+            machine.console.wait_for(disk_name, BOOT_LIMIT_S, after=started)
     assert all(disk.is_blank for disk in disks)

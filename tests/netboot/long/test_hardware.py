@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from protocol.constants import MIB
 from tests.support.machines.debian_image import PROMPT as DEBIAN_PROMPT
-from tests.support.machines.debian_image import make_debian_image
 from tests.support.machines.micro_image import PROMPT
-from tests.support.machines.netboot_room import AGENT_STARTED, BOOT_LIMIT_S, CAST_LIMIT_S, NetbootRoom
+from tests.support.machines.netboot_room import (
+    AGENT_STARTED,
+    BOOT_LIMIT_S,
+    CAST_LIMIT_S,
+    NetbootRoom,
+)
 from tests.support.machines.virtual_machine import Disk, Firmware, MachineSpec, VirtualMachine
 from tests.support.network.lab import Program
 
@@ -56,7 +62,11 @@ def test_nvme_and_e1000e_with_the_full_kernel_and_firmware(
     room: NetbootRoom, micro_for_all: tuple[Path, str], tmp_path: Path
 ) -> None:
     medium, image = micro_for_all
-    assert (medium / "firmware").stat().st_size > 1 << 20
+    record = json.loads((medium / "medium.json").read_text())
+    print(f"kernel {record['kernel_release']}: {record['files']}")
+    packages = {one["name"] for one in json.loads((medium / "sbom.cdx.json").read_text())["components"]}
+    assert packages >= {"firmware-realtek", "firmware-bnx2"}
+    assert (medium / "firmware").stat().st_size > 5 * MIB
     disk = Disk.blank(tmp_path / "disk", model="nvme")
     spec = MachineSpec(Firmware.UEFI, disks=(disk,), card="e1000e", memory_mib=2048)
     with room.start_boot_services(medium):
@@ -65,13 +75,11 @@ def test_nvme_and_e1000e_with_the_full_kernel_and_firmware(
 
 
 def test_a_real_debian_boots_on_two_machines_and_has_grown(
-    room: NetbootRoom, medium: Path, tmp_path: Path
+    room: NetbootRoom, medium: Path, debian: str, tmp_path: Path
 ) -> None:
-    room.add_image(make_debian_image(tmp_path / "debian.raw"), "debian")
     bios = MachineSpec(disks=(Disk.blank(tmp_path / "bios", 4 << 30),))
     uefi = dataclasses.replace(bios, firmware=Firmware.UEFI, disks=(Disk.blank(tmp_path / "uefi", 4 << 30),))
-    words = "console=tty0 console=ttyS0,115200n8 quiet diskcast.grow=yes"  # a boot entry is for UEFI only
-    with room.start_boot_services(medium, "--kernel-arguments", words):
-        texts = _image(room, "debian", {"bios": bios, "uefi": uefi}, DEBIAN_PROMPT)
+    with room.start_boot_services(medium, words=["diskcast.grow=yes"]):
+        texts = _image(room, debian, {"bios": bios, "uefi": uefi}, DEBIAN_PROMPT)
     for text in texts:
         assert "grew" in text or "grown" in text, text[-3000:]

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.machines.direct_boot import direct_boot
-from tests.support.machines.netboot_room import NetbootRoom
+from tests.support.machines.netboot_room import BOOT_LIMIT_S, NetbootRoom
 from tests.support.machines.vga_screen import VgaScreen
 from tests.support.machines.virtual_machine import Disk, MachineSpec, VirtualMachine
 
 pytestmark = pytest.mark.needs_root
-
-_BOOT_LIMIT_S = 180.0
 
 
 def test_the_screen_shows_error_cause_and_fix_and_the_serial_console_plain_lines(
@@ -23,8 +21,8 @@ def test_the_screen_shows_error_cause_and_fix_and_the_serial_console_plain_lines
     options = (*direct_boot(medium, "console=tty0"), *screen.options)
     spec = MachineSpec(disks=(Disk.blank(tmp_path / "disk"),), card="", extra=options)
     with VirtualMachine(room.network, 0, spec, name="screen") as machine:
-        machine.console.wait_for("diskcast: no network card", _BOOT_LIMIT_S)
-        rows = screen.wait_for("This machine can't be imaged", _BOOT_LIMIT_S)
+        machine.console.wait_for("diskcast: no network card", BOOT_LIMIT_S)
+        rows = screen.wait_for("This machine can't be imaged", BOOT_LIMIT_S)
         text = "\n".join(rows)
         print(text)
         assert rows[0].startswith("  diskcast")

@@ -28,8 +28,10 @@ class MadeImage:
     manifest: Manifest
     stored: list[bytes]
 
-    def write(self, path: Path, signer: SecretKey | None = SIGNER) -> Path:
-        """Create the file ``NAME.dci``, signed by the tests' key."""
+    def write(
+        self, path: Path, signer: SecretKey | None = SIGNER, *, statement: ImageStatement | None = None
+    ) -> Path:
+        """Create the file ``NAME.dci``, signed by the tests' key; ``statement`` replaces the usual one."""
         manifest_bytes = len(self.manifest.data)
         header = build_header(
             manifest_bytes=manifest_bytes,
@@ -37,7 +39,9 @@ class MadeImage:
             image_id=self.manifest.image_id,
         )
         if signer is not None:
-            statement = ImageStatement(self.manifest.image_id, signed_name(self.manifest.name), 1)
+            statement = statement or ImageStatement(
+                self.manifest.image_id, signed_name(self.manifest.name), 1
+            )
             header = header.with_signature(signed(statement, signer), signer.public)
         manifest = bytes(self.manifest.data).ljust(payload_offset_of(manifest_bytes) - PAGE_BYTES, b"\0")
         path.write_bytes(header.to_page() + manifest + b"".join(self.stored))

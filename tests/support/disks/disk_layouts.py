@@ -47,6 +47,7 @@ def put_gpt(
     sector_bytes: int = 512,
     entry_count: int = 128,
     hybrid: bytes = b"",
+    last_usable_sector: int = 1000,
 ) -> None:
     """Return a disk with a protective MBR and both copies of a GPT."""
     sectors = len(disk) // sector_bytes
@@ -54,7 +55,9 @@ def put_gpt(
     array = b"".join(entries).ljust(entry_count * 128, b"\0")
     array_sectors = -(-len(array) // sector_bytes)
     for own, other, array_sector in ((1, sectors - 1, 2), (sectors - 1, 1, sectors - 1 - array_sectors)):
-        put_gpt_header(disk, sector_bytes, own, other, array_sector, entry_count, zlib.crc32(array))
+        put_gpt_header(
+            disk, sector_bytes, own, other, array_sector, entry_count, zlib.crc32(array), last_usable_sector
+        )
         disk[array_sector * sector_bytes : array_sector * sector_bytes + len(array)] = array
 
 
@@ -66,13 +69,14 @@ def put_gpt_header(
     array_sector: int,
     entry_count: int,
     array_crc: int,
+    last_usable_sector: int = 1000,
 ) -> None:
     """Return the header of one copy with its checksum."""
 
     def packed(crc: int) -> bytes:
         return struct.pack(
             "<8sIIIIQQQQ16sQIII",
-            *(b"EFI PART", 0x10000, 92, crc, 0, own, other, 34, 1000),
+            *(b"EFI PART", 0x10000, 92, crc, 0, own, other, 34, last_usable_sector),
             *(bytes(range(16)), array_sector, entry_count, 128, array_crc),
         )
 

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 
 from protocol.image.incomplete_marker import parse_marker_untrusted
 from protocol.image.manifest import BlockKind
+from protocol.patch.effective_manifest import effective_manifest
+from protocol.patch.machine_patch import MachinePatch
 from receiver.restore.disk_progress import TextProgress
 from receiver.restore.image_source import open_image
-from receiver.restore.restore_image import restore
+from receiver.restore.restore_image import restore_opened
 from tests.support.disks.bootable_disk import looks_bootable, make_bootable_disk
 from tests.support.disks.devices import loop_device
 from tests.support.disks.slow_disk import Behaviour, loop_over, slow_disk
 from tests.support.disks.write_log import PowerCut, PowerCuts, read_log
 from tests.support.network.lab import LIMIT_S, Program, diskcast_agent
 from tests.support.network.loopback_cast import LoopbackCast, assert_memory_kept, pack
+from tests.support.patches import make_patch, patched, write_patch
 
 BLOCK_BYTES: Final = 64 * 1024
 DEVICE_EVERY: Final = 8
@@ -42,6 +45,13 @@ class SmallImage:
     image_id: bytes
     used: NDArray[np.bool_] = dataclasses.field(repr=False)
     """``bool[byte]``: bytes that the image defines."""
+    patch: MachinePatch | None = None
+    """Machine patch that ``raw`` includes."""
+
+    @property
+    def patch_folder(self) -> Path:
+        """Return the folder of the patch's file."""
+        return self.path.parent / "patches"
 
     def is_on(self, disk: bytes) -> bool:
         """Return whether every byte that the image defines is on ``disk``."""
@@ -61,10 +71,23 @@ class SmallImage:
 def make_small_image(folder: Path, seed: int = 1) -> SmallImage:
     """Create the disk and pack it in ``folder``."""
     raw = make_bootable_disk(folder / "disk.raw", seed)
-    path = pack(folder / "disk.raw", folder / "disk.dci", "--block-size", "64KiB")
+    patched_anywhere = ("--patches", "daemon", "--patch-partitions", "all")
+    path = pack(folder / "disk.raw", folder / "disk.dci", "--block-size", "64KiB", *patched_anywhere)
     with open_image(path) as image:
         used = np.repeat(image.manifest.kind != BlockKind.UNUSED, BLOCK_BYTES)[: len(raw)]
         return SmallImage(path, raw, image.manifest.image_id, used)
+
+
+def with_patch(image: SmallImage, blocks: dict[int, str]) -> SmallImage:
+    """Return the image as one machine gets it, with a patch of some blocks in a file."""
+    with open_image(image.path) as opened:
+        patch = make_patch(opened.manifest, blocks)
+        kind = effective_manifest(opened.manifest, patch).kind
+    used = np.repeat(kind != BlockKind.UNUSED, BLOCK_BYTES)[: len(image.raw)]
+    customised = SmallImage(image.path, patched(image.raw, patch), image.image_id, used, patch)
+    customised.patch_folder.mkdir(exist_ok=True)
+    write_patch(customised.patch_folder, patch)
+    return customised
 
 
 def with_changed_blocks(disk: bytes, blocks: list[int], seed: int = 5) -> bytes:
@@ -102,7 +125,8 @@ class Recording:
         """Return the faults of the disks that these cuts leave, and of the next restore on each."""
 
         def run_again(target: Path) -> str:
-            restore(self.image.path, target, _Silence())
+            with open_image(self.image.path) as opened:
+                restore_opened(opened, target, _Silence(), patch=self.image.patch)
             return ""
 
         found = []
@@ -119,8 +143,8 @@ class Recording:
         """Return the faults as above, with agents that receive a cast."""
 
         def run_again(target: Path) -> str:
-            with LoopbackCast(self.image.path) as cast:
-                agent = cast.receive(target)
+            with _cast(self.image) as cast:
+                agent = cast.receive(target, *_name(self.image))
                 return agent.describe() if agent.wait(LIMIT_S) else ""
 
         return [
@@ -152,7 +176,8 @@ class _Silence(TextProgress):
 def record_restore(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:
     """Record a run of ``diskcast-agent restore``."""
     with _log_disk(folder, base, is_device=is_device) as (target, log_path):
-        with Program(diskcast_agent("restore", image.path, "--target", target, "--json")) as program:
+        argv = diskcast_agent("restore", image.path, "--target", target, "--json", *_patch_options(image))
+        with Program(argv) as program:
             assert program.wait(LIMIT_S) == 0, program.describe()
         assert_memory_kept([program])
     return _recording(image, base, is_device, log_path)
@@ -161,11 +186,26 @@ def record_restore(folder: Path, image: SmallImage, base: bytes, *, is_device: b
 def record_cast(folder: Path, image: SmallImage, base: bytes, *, is_device: bool) -> Recording:
     """Record a run of ``diskcast-agent receive`` with a cast on this machine."""
     with _log_disk(folder, base, is_device=is_device) as (target, log_path):
-        with LoopbackCast(image.path) as cast:
-            agent = cast.receive(target)
+        with _cast(image) as cast:
+            agent = cast.receive(target, *_name(image))
             assert agent.wait(LIMIT_S) == 0, agent.describe()
         assert_memory_kept([agent])
     return _recording(image, base, is_device, log_path)
+
+
+def _patch_options(image: SmallImage) -> list[str]:
+    if image.patch is None:
+        return []
+    machine = image.patch.machine_id
+    return ["--patch", str(image.patch_folder / f"{machine}.dcp"), "--machine", machine]
+
+
+def _cast(image: SmallImage) -> LoopbackCast:
+    return LoopbackCast(image.path, *([] if image.patch is None else ["--patches", str(image.patch_folder)]))
+
+
+def _name(image: SmallImage) -> list[str]:
+    return [] if image.patch is None else ["--name", image.patch.machine_id]
 
 
 @contextlib.contextmanager

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
-import os
-import secrets
-import signal
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from tests.support.network.lab import INTERFACE, Program, run, wait_until
+from tests.support.network.lab import INTERFACE, NamespaceNetwork, Program, run, wait_until
 from tests.support.programs.processes import require_program
 
 SERVER_ADDRESS: Final = "10.99.0.2"
@@ -22,37 +16,18 @@ ROUTER_ADDRESS: Final = "10.99.0.1"
 """Address of the bridge, where the DHCP server listens."""
 _TAP_QUEUE: Final = 10_000
 """Frames queued for a machine: under TCG it doesn't fetch any for tens of milliseconds."""
-_serial: Final = itertools.count()
 
 
-class BootNetwork:
-    """A bridge with ``tap_count`` taps in one namespace, and a host for diskcast in a second one.
-
-    Names contain the process id, a serial number and a random part, so any number of runs can use the same addresses
-    at once. Programs started here end with the network.
-    """
+class BootNetwork(NamespaceNetwork):
+    """A bridge with ``tap_count`` taps in one namespace, and a host for diskcast in a second one."""
 
     def __init__(self, folder: Path, tap_count: int = 2) -> None:
+        super().__init__("dcm")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.tap_count = tap_count
-        prefix = f"dcm{os.getpid()}-{next(_serial)}-{secrets.token_hex(2)}"
-        self.lan = f"{prefix}-lan"
-        self.server = f"{prefix}-srv"
-        self._programs: list[Program] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self._build()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._remove()
+        self.lan = f"{self._prefix}-lan"
+        self.server = f"{self._prefix}-srv"
 
     @property
     def lan_prefix(self) -> tuple[str, ...]:
@@ -68,9 +43,7 @@ class BootNetwork:
         self, prefix: Sequence[str], argv: Sequence[str | Path], environment: dict[str, str] | None = None
     ) -> Program:
         """Start a program in one of the namespaces; the network ends it if it is still running at the end."""
-        program = Program(argv, prefix=prefix, environment=environment)
-        self._programs.append(program)
-        return program
+        return self._run_program(prefix, argv, environment)
 
     def start_dhcp(self, *options: str) -> ForeignDhcp:
         """Start the network's own DHCP server, and wait until it listens.
@@ -84,8 +57,15 @@ class BootNetwork:
 
     def sent_bytes(self, tap_index: int) -> int:
         """Return the number of bytes that the network sent to a machine so far."""
+        return self._sent(tap_index, "bytes")
+
+    def dropped_frames(self, tap_index: int) -> int:
+        """Return the number of frames for which a machine's queue had no room so far."""
+        return self._sent(tap_index, "dropped")
+
+    def _sent(self, tap_index: int, counter: str) -> int:
         (link,) = json.loads(run("ip", "-s", "-j", "-n", self.lan, "link", "show", _tap(tap_index)))
-        return int(link["stats64"]["tx"]["bytes"])
+        return int(link["stats64"]["tx"][counter])
 
     def set_link(self, tap_index: int, up: bool) -> None:
         """Plug or unplug the network cable of a machine."""
@@ -99,9 +79,11 @@ class BootNetwork:
         """Connect the machine again."""
         run("ip", "-n", self.lan, "link", "set", _tap(tap_index), "master", "br0")
 
-    def _build(self) -> None:
-        for namespace in (self.lan, self.server):
-            run("ip", "netns", "add", namespace)
+    @property
+    def _namespaces(self) -> tuple[str, str]:
+        return (self.server, self.lan)
+
+    def _connect(self) -> None:
         bridge = ("type", "bridge", "mcast_snooping", "0", "forward_delay", "0", "stp_state", "0")
         lan = ("ip", "-n", self.lan)
         run(*lan, "link", "add", "br0", *bridge)
@@ -120,18 +102,6 @@ class BootNetwork:
             f"route add 224.0.0.0/4 dev {INTERFACE}\n"
         )
         run("ip", "-n", self.server, "-batch", "-", text=batch)
-
-    def _remove(self) -> None:
-        for program in reversed(self._programs):
-            program.close()
-        present = {line.split()[0] for line in run("ip", "netns", "list").splitlines() if line}
-        for namespace in (self.server, self.lan):
-            if namespace in present:
-                # Anything that a program left behind in a namespace of ours is ours too.
-                for pid in run("ip", "netns", "pids", namespace).split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-                run("ip", "netns", "del", namespace)
 
 
 class ForeignDhcp:

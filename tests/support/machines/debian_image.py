@@ -14,6 +14,7 @@ from tests.support.machines.bootable_image import (
     make_ext4,
     make_fat,
 )
+from tests.support.machines.virtual_machine import NO_TIMER_CHECK
 from tests.support.network.lab import run
 from tests.support.programs.processes import require_program
 
@@ -38,7 +39,7 @@ def make_debian_image(path: Path, *, uefi_loaders: UefiLoaders = SYSTEMD_BOOT) -
     (tree / "etc/fstab").write_text(f"LABEL={LABEL} / ext4 defaults 0 1\n")
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     (initrd,) = (tree / "boot").glob("initrd.img-*")
-    command_line = f"root=LABEL={LABEL} ro console=ttyS0 quiet"
+    command_line = f"root=LABEL={LABEL} ro console=ttyS0 quiet {NO_TIMER_CHECK}"
     fat = make_fat(work, kernel, initrd, command_line, size_bytes=_FAT_BYTES, uefi_loaders=uefi_loaders)
     ext4 = make_ext4(work, tree, label=LABEL, size_bytes=_EXT4_BYTES)
     assemble_image(path, fat, ext4)

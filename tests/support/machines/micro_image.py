@@ -21,6 +21,7 @@ from tests.support.machines.bootable_image import (
     make_ext4,
     make_fat,
 )
+from tests.support.machines.virtual_machine import NO_TIMER_CHECK
 from tests.support.network.lab import run
 from tests.support.programs.processes import require_program
 
@@ -42,6 +43,7 @@ _FAT_BYTES: Final = 64 * MIB
 _EXT4_BYTES: Final = 30 * MIB
 _PAYLOAD_BYTES: Final = 16 * MIB
 """Bytes that don't compress: the cast must last long enough for progress to be seen."""
+_COMMAND_LINE: Final = f"ro console=ttyS0 quiet {NO_TIMER_CHECK}"
 _INITTAB: Final = """\
 ::sysinit:/bin/mount -t proc proc /proc
 ::sysinit:/bin/mount -t sysfs sysfs /sys
@@ -79,9 +81,7 @@ def make_micro_image(
     busybox, modules = _parts_of_medium(medium, work)
     initrd = _make_initrd(work, busybox, modules)
     kernel = medium / "vmlinuz"
-    fat = make_fat(
-        work, kernel, initrd, "ro console=ttyS0 quiet", size_bytes=_FAT_BYTES, uefi_loaders=uefi_loaders
-    )
+    fat = make_fat(work, kernel, initrd, _COMMAND_LINE, size_bytes=_FAT_BYTES, uefi_loaders=uefi_loaders)
     ext4 = make_ext4(work, _make_system(work, busybox, seed), label=LABEL, size_bytes=_EXT4_BYTES)
     assemble_image(path, fat, ext4)
     shutil.rmtree(work)

@@ -7,13 +7,17 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import prometheus_client.samples
+from prometheus_client.parser import text_string_to_metric_families
+
+from sender.netboot.serve.boot_scripts import KERNEL_ARGUMENTS_DEFAULT
 from tests.support.machines.boot_network import SERVER_ADDRESS, BootNetwork
-from tests.support.machines.virtual_machine import mac_of
+from tests.support.machines.virtual_machine import NO_TIMER_CHECK, mac_of
 from tests.support.network.lab import (
     INTERFACE,
     LIMIT_S,
@@ -21,6 +25,7 @@ from tests.support.network.lab import (
     LabError,
     Program,
     diskcast,
+    run,
     wait_until,
 )
 from tests.support.programs.serving import toml_of
@@ -29,10 +34,10 @@ from tests.support.signing import signing_environment
 SERVER_URL: Final = f"https://{SERVER_ADDRESS}:7400"
 AGENT_STARTED: Final = "diskcast: agent started"
 """Marker of the live system on the console."""
-BOOT_LIMIT_S: Final = 240.0
+BOOT_LIMIT_S: Final = 600.0
 """Limit from power-on to the agent, or to the prompt of an installed system: firmware, download and start under TCG on
-a busy machine take a quarter of it."""
-CAST_LIMIT_S: Final = 300.0
+a machine with a load of 19 on two cores took half of it."""
+CAST_LIMIT_S: Final = 600.0
 """Limit from the agent's start to the prompt of the new system."""
 _BUILD_LIMIT_S: Final = 900.0
 """Limit of a build, most of which is downloading; a quick one takes a minute."""
@@ -102,6 +107,16 @@ class NetbootRoom:
         """Run a command with ``--json`` and return its lines."""
         return [json.loads(line) for line in self.command(*arguments, "--json").splitlines() if line.strip()]
 
+    def metrics(self) -> Iterator[prometheus_client.samples.Sample]:
+        """Yield the daemon's metrics."""
+        text = run(
+            *(*self.network.server_prefix, "curl", "--silent", "--fail", "--insecure"),
+            *("--header", "@-", f"{SERVER_URL}/metrics"),
+            text=f"Authorization: Bearer {self.operator_token}",
+        )
+        for family in text_string_to_metric_families(text):
+            yield from family.samples
+
     def start(self, *arguments: str | Path) -> Program:
         """Start a ``diskcast`` command that runs until the end of the room."""
         return self.network.start(self.network.server_prefix, diskcast(*arguments), self.environment)
@@ -147,6 +162,11 @@ class NetbootRoom:
         """The pin of the daemon's certificate."""
         return str(json.loads((self.folder / "state/diskcast/api.json").read_text())["pin"])
 
+    @property
+    def operator_token(self) -> str:
+        """The token that the daemon made for its operator."""
+        return (self.folder / "state/diskcast/operator-token").read_text().strip()
+
     def build_medium(self, folder: Path, *options: str) -> Path:
         """Build a boot medium, which trusts this room's daemon and signing key, into ``folder``.
 
@@ -155,12 +175,19 @@ class NetbootRoom:
         self._run(("nice", "-n", "10"), ("netboot", "build", "-o", folder, *options), _BUILD_LIMIT_S)
         return folder
 
-    def start_boot_services(self, medium: Path, *options: str) -> Program:
+    def start_boot_services(self, medium: Path, *options: str, words: Sequence[str] = ()) -> Program:
         """Start ``diskcast netboot serve`` beside the foreign DHCP server, and wait until it serves.
 
         Its log goes into a file: the decisions of a long run are more than :class:`Program` keeps.
+
+        Args:
+            medium: the boot medium.
+            options: of the command.
+            words: more words of the live system's kernel command line.
         """
-        command = diskcast("netboot", "serve", medium, "--interface", INTERFACE, *options)
+        line = " ".join((KERNEL_ARGUMENTS_DEFAULT, NO_TIMER_CHECK, *words))
+        serve = ("netboot", "serve", medium, "--interface", INTERFACE, "--kernel-arguments", line)
+        command = diskcast(*serve, *options)
         shell = ["sh", "-c", 'exec "$@" 2>> "$0"', str(self._boot_log), *command]
         earlier_bytes = len(self.boot_log)
         services = self.network.start(self.network.server_prefix, shell, self.environment)

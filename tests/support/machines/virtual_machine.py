@@ -14,11 +14,14 @@ from typing import Final, Self
 from tests.support.machines.accelerator import accelerator
 from tests.support.machines.boot_network import BootNetwork
 from tests.support.machines.serial_console import SerialConsole
-from tests.support.network.lab import LabError
+from tests.support.network.lab import LabError, run
 from tests.support.programs.processes import require_program
 
 _OVMF: Final = Path("/usr/share/OVMF")
 _END_TIMEOUT_S: Final = 20.0
+NO_TIMER_CHECK: Final = "no_timer_check"
+"""Word of a kernel command line that skips the check of the timer: it fails, and the kernel hangs, if the machine waits
+for the host's processor at that moment."""
 _SECTOR_READ_BYTES: Final = 4 << 20
 
 
@@ -62,6 +65,11 @@ class Disk:
             file.truncate(size_bytes)
         return cls(path, model, serial)
 
+    def erase(self) -> None:
+        """Make it blank again, also while its machine runs but doesn't use it."""
+        size_bytes = self.path.stat().st_size
+        run("fallocate", "--punch-hole", "--offset", "0", "--length", str(size_bytes), self.path)
+
     @property
     def is_blank(self) -> bool:
         """Whether it holds nothing but zeros."""
@@ -87,6 +95,7 @@ class MachineSpec:
         firmware_options: QEMU's ``-fw_cfg``, as ``name=value``.
         uuid: SMBIOS system UUID.
         serial: SMBIOS serial number.
+        niceness: of QEMU; by default a machine leaves the processor to the programs under test.
         extra: more of QEMU's command line.
     """
 
@@ -101,6 +110,7 @@ class MachineSpec:
     firmware_options: tuple[str, ...] = ()
     uuid: str = ""
     serial: str = ""
+    niceness: int = 10
     extra: tuple[str, ...] = ()
 
 
@@ -113,6 +123,9 @@ class VirtualMachine:
         spec: hardware and firmware.
         name: of the log.
         keep_variables: start with the firmware variables of the previous machine of this name, as the same PC does.
+
+    Attributes:
+        variables: flash image with the variables of UEFI firmware.
     """
 
     def __init__(
@@ -127,10 +140,10 @@ class VirtualMachine:
         self.name = name or f"vm{tap_index}"
         self.mac = mac_of(tap_index)
         self._spec = spec
-        self._variables = network.folder / f"{self.name}.variables"
-        if not (keep_variables and self._variables.exists()):
-            self._variables.unlink(missing_ok=True)
-        argv = [*network.lan_prefix, "nice", "-n", "10", *self._command(tap_index)]
+        self.variables = network.folder / f"{self.name}.variables"
+        if not (keep_variables and self.variables.exists()):
+            self.variables.unlink(missing_ok=True)
+        argv = [*network.lan_prefix, "nice", "-n", str(spec.niceness), *self._command(tap_index)]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, process_group=0
@@ -144,6 +157,11 @@ class VirtualMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU."""
+        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -232,13 +250,13 @@ class VirtualMachine:
         variables = _OVMF / ("OVMF_VARS_4M.ms.fd" if secure else "OVMF_VARS_4M.fd")
         if not code.exists():
             raise LabError(f"{code} is missing: apt install ovmf")
-        if not self._variables.exists():
-            shutil.copy(variables, self._variables)
+        if not self.variables.exists():
+            shutil.copy(variables, self.variables)
         argv = ["-M", "q35,smm=on" if secure else "q35"]
         if secure:
             argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         argv += ["-drive", f"if=pflash,format=raw,readonly=on,file={code}"]
-        return [*argv, "-drive", f"if=pflash,format=raw,file={self._variables}"]
+        return [*argv, "-drive", f"if=pflash,format=raw,file={self.variables}"]
 
 
 def mac_of(tap_index: int) -> str:

@@ -7,6 +7,7 @@ nothing behind, and end only processes that they started.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import functools
@@ -287,27 +288,26 @@ class PortCounters:
     """Bytes queued in the shaper."""
 
 
-class Network:
-    """A sender and ``receiver_count`` receivers on one switch, in namespaces of this process.
+class NamespaceNetwork(abc.ABC):
+    """Network namespaces of this process, and the programs that run in them; a context manager that ends both.
 
     Names contain the process id, a serial number and a random part, and every interface lives inside a namespace. Any
-    number of test runs can therefore use the same addresses at once: 10.77.0.1 for the sender, 10.77.0.2 for the first
-    receiver. The leftovers of a killed run don't disturb a later process with the same id.
+    number of test runs can therefore use the same addresses at once, and the leftovers of a killed run don't disturb a
+    later process with the same id.
+
+    Args:
+        kind: start of the namespaces' names.
     """
 
-    def __init__(self, receiver_count: int) -> None:
-        self._prefix = f"dc{os.getpid()}-{next(_serial)}-{secrets.token_hex(2)}"
-        self.switch = f"{self._prefix}-sw"
-        hosts = [
-            Host(f"{self._prefix}-h{index}", f"10.77.0.{index + 1}", f"v{index}")
-            for index in range(receiver_count + 1)
-        ]
-        self.sender, self.receivers = hosts[0], hosts[1:]
+    def __init__(self, kind: str) -> None:
+        self._prefix = f"{kind}{os.getpid()}-{next(_serial)}-{secrets.token_hex(2)}"
         self._programs: list[Program] = []
 
     def __enter__(self) -> Self:
         try:
-            self._build()
+            for namespace in self._namespaces:
+                run("ip", "netns", "add", namespace)
+            self._connect()
         except BaseException:
             self._remove()
             raise
@@ -319,6 +319,49 @@ class Network:
         self._remove()
 
     @property
+    @abc.abstractmethod
+    def _namespaces(self) -> Sequence[str]:
+        """Return the names of all namespaces."""
+
+    @abc.abstractmethod
+    def _connect(self) -> None:
+        """Create the interfaces in the new namespaces."""
+
+    def _run_program(
+        self, prefix: Sequence[str], argv: Sequence[str | Path], environment: dict[str, str] | None
+    ) -> Program:
+        """Start a program, which the network ends if it is still running at the end."""
+        program = Program(argv, prefix=prefix, environment=environment)
+        self._programs.append(program)
+        return program
+
+    def _remove(self) -> None:
+        # A program may need those that were started before it in order to end in peace.
+        for program in reversed(self._programs):
+            program.close()
+        present = {line.split()[0] for line in run("ip", "netns", "list").splitlines() if line}
+        for namespace in self._namespaces:
+            if namespace in present:
+                # Whatever a program left behind in a namespace of ours is ours too.
+                for pid in run("ip", "netns", "pids", namespace).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                run("ip", "netns", "del", namespace)
+
+
+class Network(NamespaceNetwork):
+    """A sender, 10.77.0.1, and ``receiver_count`` receivers, from 10.77.0.2 on, at one switch."""
+
+    def __init__(self, receiver_count: int) -> None:
+        super().__init__("dc")
+        self.switch = f"{self._prefix}-sw"
+        hosts = [
+            Host(f"{self._prefix}-h{index}", f"10.77.0.{index + 1}", f"v{index}")
+            for index in range(receiver_count + 1)
+        ]
+        self.sender, self.receivers = hosts[0], hosts[1:]
+
+    @property
     def hosts(self) -> list[Host]:
         return [self.sender, *self.receivers]
 
@@ -326,9 +369,7 @@ class Network:
         self, host: Host, argv: Sequence[str | Path], *, environment: dict[str, str] | None = None
     ) -> Program:
         """Start a program in ``host``'s namespace; the network ends it if it is still running at the end."""
-        program = Program(argv, prefix=host.prefix, environment=environment)
-        self._programs.append(program)
-        return program
+        return self._run_program(host.prefix, argv, environment)
 
     def set_offload(self, enabled: bool) -> None:
         """Let super-datagrams (UDP_SEGMENT) cross the network whole, as between good cards, or have the sender's kernel
@@ -395,9 +436,11 @@ class Network:
         for host in self.receivers if hosts is None else hosts:
             run(*host.prefix, "nft", "-f", "-", text=ruleset if condition else "flush ruleset\n")
 
-    def _build(self) -> None:
-        for namespace in [self.switch, *(host.namespace for host in self.hosts)]:
-            run("ip", "netns", "add", namespace)
+    @property
+    def _namespaces(self) -> list[str]:
+        return [*(host.namespace for host in self.hosts), self.switch]
+
+    def _connect(self) -> None:
         # Snooping would need a querier; without it the bridge floods multicast, as a plain switch does.
         run("ip", "-n", self.switch, "link", "add", "br0", "up", "type", "bridge", "mcast_snooping", "0")
         for host in self.hosts:
@@ -409,18 +452,6 @@ class Network:
                 f"link set {INTERFACE} up\nroute add 224.0.0.0/4 dev {INTERFACE}\n"
             )
             run("ip", "-n", host.namespace, "-batch", "-", text=batch)
-
-    def _remove(self) -> None:
-        for program in self._programs:
-            program.close()
-        present = run("ip", "netns", "list").split()
-        for namespace in [*(host.namespace for host in self.hosts), self.switch]:
-            if namespace in present:
-                # Whatever a program left behind in a namespace of ours is ours too.
-                for pid in run("ip", "netns", "pids", namespace).split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-                run("ip", "netns", "del", namespace)
 
 
 def wait_until(

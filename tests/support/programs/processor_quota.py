@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.support.network.lab import LabError, Program
+from tests.support.network.lab import LabError
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _PERIOD_US: Final = 20_000
@@ -50,9 +50,9 @@ class ProcessorQuota:
     ) -> None:
         self._remove()
 
-    def add(self, program: Program) -> None:
-        """Limit a running program from now on."""
-        (self._group / "cgroup.procs").write_text(str(program.pid))
+    def add(self, pid: int) -> None:
+        """Limit a running program, with all of its threads, from now on."""
+        (self._group / "cgroup.procs").write_text(str(pid))
 
     def _remove(self) -> None:
         if not self._group.is_dir():

@@ -273,13 +273,24 @@ class Daemon:
     def wait_progress(
         self, cast_id: str, progress: float, names: Iterable[str] = (), timeout_s: float = LIMIT_S
     ) -> None:
-        """Wait until every machine of a cast, or those of ``names``, have come so far."""
+        """Wait until every machine of a cast, or those of ``names``, have come so far.
+
+        Raises:
+            LabError: the cast ended before, or ``timeout_s`` passed.
+        """
         wanted = set(names)
 
         def far() -> bool:
-            machines = self.live_machines(cast_id)
-            chosen = [machine for name, machine in machines.items() if not wanted or name in wanted]
-            return bool(chosen) and all(machine["progress"] >= progress for machine in chosen)
+            live = self.ask("GET", f"/casts/{cast_id}/live")
+            machines = [row for row in live["machines"] if not wanted or row["name"] in wanted]
+            if machines and all(machine["progress"] >= progress for machine in machines):
+                return True
+            cast = live["live"]["cast"]
+            if cast["ended_at"] is not None:
+                raise LabError(
+                    f"cast {cast_id} is {cast['phase']}: {cast['reason']}; {machines}; {self.describe()}"
+                )
+            return False
 
         wait_until(f"cast {cast_id} at {progress:.0%}", far, timeout_s, describe=self.describe)
 
@@ -293,6 +304,9 @@ class ServiceAgent:
         daemons: that it checks in with.
         target: elsewhere than in ``directory``.
         options: more of the command line.
+        urls: other ways to the daemons.
+        interface: network interface of the agent.
+        prefix: what runs it, e.g. in another namespace.
     """
 
     def __init__(
@@ -303,23 +317,29 @@ class ServiceAgent:
         *,
         target: Path | None = None,
         options: Sequence[str] = (),
+        urls: Sequence[str] = (),
+        interface: str = "lo",
+        prefix: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.serial = f"SN-{name}"
         self.target = target or directory / f"{name}.disk"
         self._daemons = list(daemons)
-        servers = itertools.chain.from_iterable(("--server", daemon.url) for daemon in self._daemons)
+        urls = urls or [daemon.url for daemon in self._daemons]
+        servers = itertools.chain.from_iterable(("--server", url) for url in urls)
         identity = ("--identity", self.serial)
-        where = ("--interface", "lo", "--target", self.target)
+        where = ("--interface", interface, "--target", self.target)
         state = ("--state-directory", directory / f"{name}.state")
         self._argv = diskcast_agent(
             "run", *servers, *identity, *where, *state, "--name", name, "--json", *options
         )
+        self._prefix = prefix
         self.program: Program | None = None
 
     def __enter__(self) -> Self:
-        self.program = Program(self._argv, environment={"DISKCAST_TOKEN": self._daemons[0].secret("enrol")})
+        token = {"DISKCAST_TOKEN": self._daemons[0].secret("enrol")}
+        self.program = Program(self._argv, prefix=self._prefix, environment=token)
         return self
 
     def __exit__(

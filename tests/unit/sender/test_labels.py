@@ -16,9 +16,13 @@ from sender.cast.reporting.bottleneck_view import BottleneckView, receiver_cause
 from sender.store.records.access import Role
 from sender.store.records.boots import BootAction, UnknownMachines
 from sender.store.records.casts import CastPhase, StartMode
+from sender.store.records.image_entries import OriginKind
+from sender.store.records.image_exports import ExportState
+from sender.store.records.image_uploads import UploadState
 from sender.store.records.images import ImageState
 from sender.store.records.machine_states import UNSUCCESSFUL_STATES, MachineState
 from sender.store.records.problems import ProblemKind
+from sender.store.records.pruning import KeepReason
 from tests.shell.sender_rig import make_rig
 
 
@@ -28,6 +32,10 @@ from tests.shell.sender_rig import make_rig
         (labels.MACHINE_STATES, MachineState),
         (labels.CAST_PHASES, CastPhase),
         (labels.IMAGE_STATES, ImageState),
+        (labels.IMAGE_ORIGINS, OriginKind),
+        (labels.UPLOAD_STATES, UploadState),
+        (labels.EXPORT_STATES, ExportState),
+        (labels.KEEP_REASONS, KeepReason),
         (labels.ROLES, Role),
         (labels.START_MODES, StartMode),
         (labels.SLOW_POLICIES, SlowPolicy),

@@ -123,6 +123,9 @@ def test_a_traceback_stays_in_its_line_and_shows_no_local_variables() -> None:
         {"text": "Authorization: Bearer s3cret00000"},
         {"text": "used dct_operate_s3cret0000000000000000000000000000000000000"},
         {"aws_secret_access_key": "s3cret"},
+        {"text": "of a machine: dcm_s3cret0000000000000000000000000000"},
+        {"text": "of a session: dcs_s3cret0000000000000000000000000000"},
+        {"text": "of a capture: dcc_s3cret0000000000000000000000000000"},
     ],
 )
 def test_secrets_are_never_written(value: dict[str, object]) -> None:

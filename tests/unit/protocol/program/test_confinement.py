@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,53 +23,9 @@ from protocol.program.confinement import (
     memory_bytes_max,
 )
 from tests.support.disks.devices import loop_device
+from tests.support.programs.confined_code import ATTEMPTS, ORDINARY_USER_ID, run_confined
 
 MIB = 1 << 20
-ORDINARY_USER_ID = 65534
-IN_PLACE = """
-import importlib.util, mmap, os, resource, socket, sys
-found = importlib.util.spec_from_file_location("launcher", sys.argv[1])
-launcher = importlib.util.module_from_spec(found)
-found.loader.exec_module(launcher)
-code, caller = sys.argv[2], int(sys.argv[3])
-split = sys.argv.index("--")
-settings = launcher._Settings(sys.argv[4:split] + ["--", "/bin/true", "true"])
-del sys.argv[1 : split + 1]
-if os.geteuid() == 0 and caller:
-    os.setgroups([])
-    os.setresgid(caller, caller, caller)
-    os.setresuid(caller, caller, caller)
-launcher._confine(settings)
-exec(code)
-"""
-"""Confines itself as the launcher does, then runs code: the interpreter may be where the tool's user can't start it."""
-
-
-def run_confined(confinement: Confinement, code: str, *arguments: object, caller: int = 0) -> list[str]:
-    """Run Python code confined and return the lines that it prints; an uncaught error is a failure of the test."""
-    _, _, _, launcher, *rest = confinement.wrap("/bin/true", ["true"], time_limit_s=60)
-    settings = rest[: rest.index("--")]
-    command = [
-        sys.executable,
-        "-I",
-        "-c",
-        IN_PLACE,
-        launcher,
-        textwrap.dedent(code),
-        str(caller),
-        *settings,
-        "--",
-    ]
-    done = subprocess.run(
-        [*command, *map(str, arguments)],
-        env=ENVIRONMENT,
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 def run_shell(confinement: Confinement, script: str) -> str:
@@ -80,17 +34,6 @@ def run_shell(confinement: Confinement, script: str) -> str:
     done = subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-ATTEMPTS = """
-    import os, socket, sys
-    def attempt(name, function):
-        try:
-            function()
-        except (OSError, ImportError) as error:
-            return
-        print(name)
-    """
 
 
 @pytest.fixture
@@ -259,6 +202,29 @@ def test_a_tool_that_opens_its_file_for_writing_cannot_change_it(tmp_path: Path)
     )
     assert run_confined(confinement, code, tmp_path, caller=ORDINARY_USER_ID) == ["opening"]
     assert (tmp_path / "own").read_text() == "before"
+
+
+def test_a_tool_fills_its_output_and_no_other_file(tmp_path: Path) -> None:
+    output, other = tmp_path / "output", tmp_path / "other"
+    for path in (output, other):
+        path.write_text("old and long")
+    code = """
+    with open(sys.argv[1], "w") as file:
+        file.write("new")
+    for mode in ("r+", "w"):
+        try:
+            open(sys.argv[2], mode)
+        except OSError as error:
+            print(type(error).__name__)
+    """
+    with output.open("r+b") as file:
+        # In its private mounts everything is read-only; an inherited descriptor leads to the caller's.
+        target = f"/proc/self/fd/{file.fileno()}"
+        confinement = Confinement(outputs=(target,), user_id=None, file_bytes_max=100)
+        lines = run_confined(confinement, code, target, other, fds=(file.fileno(),))
+    assert output.read_text() == "new"
+    assert other.read_text() == "old and long"
+    assert len(lines) == 2
 
 
 @pytest.mark.parametrize("ignored", [True, False])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from protocol.constants import INTERLEAVE_BLOCKS, INTERLEAVE_SYMBOLS, REORDER_DATAGRAM_COUNT
 from protocol.receiving.block_assembly import BufferPool
 from protocol.receiving.object_reception import ObjectReception, Stage
-from protocol.sending.demand import Demand, SegmentList
+from protocol.sending.transmission.demand import Demand, SegmentList
 from protocol.wire.batch import HEADER_DTYPE
 
 K = 60

@@ -13,7 +13,7 @@ from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import JoinGrant, ReceiverId
 from protocol.receiving import events
 from protocol.receiving.receiver_session import ReceiverSession
-from protocol.sending.frame_encoder import FrameEncoder
+from protocol.sending.transmission.frame_encoder import FrameEncoder
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from protocol.wire.bitmap import bitmap_of
@@ -26,7 +26,7 @@ from tests.support.wire import announcement, forged, run_secrets
 class Pair:
     """A sender's session and one receiver's, with the frames between them under the test's control."""
 
-    def __init__(self, receiver_count: int = 1) -> None:
+    def __init__(self, receiver_count: int = 1, seed: int = 1) -> None:
         self.world = World(Scenario(3, block_count=30))
         self.sender = self.world.sender
         self.parameters = self.world.parameters
@@ -41,7 +41,7 @@ class Pair:
             grtt_s=0.01,
             receiver_count=receiver_count,
         )
-        self.receiver = ReceiverSession(grant, assembly_bytes=4 << 20, rng=random.Random(1), now=100.0)
+        self.receiver = ReceiverSession(grant, assembly_bytes=4 << 20, rng=random.Random(seed), now=100.0)
         manifest = self.world.image.manifest
         self.receiver.set_manifest(manifest, np.asarray(manifest.stored_mask), 100.0)
         self.sender.state = CastState.CASTING
@@ -194,7 +194,7 @@ def test_the_images_flush_is_the_manifests_as_well() -> None:
     """Without other receivers nothing else arrives."""
     joining = Joining()
     joining.receiver.receive_frames_untrusted(joining.manifest[:-1], 100.1)
-    flush = Flush(1, 0, joining.world.sender._sequence, 1, 10_000, 100, 5)
+    flush = Flush(1, 0, joining.world.sender._planner.next_sequence, 1, 10_000, 100, 5)
     joining.receiver.receive_datagram_untrusted(joining.world.sender._run.signer.encode(flush), 100.2)
     assert joining.deficits(100.3) == [(0, ((0, 1, 1),))]
 
@@ -347,8 +347,7 @@ def test_news_that_everybody_has_is_spread_over_time() -> None:
     """A thousand simultaneous reports of a full common link would overload the sender."""
     due = []
     for seed in range(40):
-        pair = Pair(receiver_count=1000)
-        pair.receiver._rng.seed(seed)
+        pair = Pair(receiver_count=1000, seed=seed)
         frames = pair.frames()
         now = pair.stream(frames[:80], 100.0)
         pair.control(Flush(1, 0, pair.receiver.loss.next_sequence, 1000, 10_000, 5000, 5), now)
@@ -403,3 +402,40 @@ def test_a_report_counts_arrivals_and_loss_bursts() -> None:
     assert report.loss_event_count == 2
     assert report.arriving_bytes_per_s == pytest.approx(4 * frames.shape[1] / 0.005, rel=0.05)
     assert report.recent_received_count == report.recent_expected_count > 0, "long ago"
+
+
+def test_numbers_that_leap_end_no_receiver() -> None:
+    """A counter that exceeded its field ended the agent with an internal error."""
+    pair = Pair()
+    frames = pair.frames()
+    pair.receiver.receive_frames_untrusted(frames[:4], 100.0)
+    for _ in range(4):
+        pair.receiver.loss.advance((pair.receiver.loss.next_sequence + (1 << 31) - 1) % (1 << 32))
+    pair.receiver.receive_frames_untrusted(frames[4:8], 100.05)
+    (report,) = pair.reports(100.2)
+    assert report.recent_expected_count == (1 << 32) - 1
+    assert report.expected_count > 1 << 32
+
+
+def _flush_for(pair: Pair, seconds: int, now: float) -> float:
+    """Let the sender repeat its FLUSH once a second; return the time afterwards."""
+    for _ in range(seconds):
+        now += 1.0
+        pair.flush(now)
+        pair.receiver.datagrams_to_send(now)
+    return now
+
+
+def test_a_machine_whose_disk_hangs_does_not_blame_the_network() -> None:
+    """The disk has five minutes for a call, and meanwhile its blocks may hold all buffers."""
+    pair = Pair()
+    frames = pair.frames()
+    pair.receiver.receive_frames_untrusted(frames[: frames.shape[0] // 2], 100.0)
+    assembled = [e.assembled for e in pair.receiver.next_events() if isinstance(e, events.BlockAssembled)]
+    now = _flush_for(pair, 200, 100.0)
+    assert not any(isinstance(event, events.NotServed) for event in pair.receiver.next_events())
+    for block in assembled:
+        pair.receiver.release(block)
+        pair.receiver.block_written(block.block)
+    _flush_for(pair, 32, now)
+    assert any(isinstance(event, events.NotServed) for event in pair.receiver.next_events())

@@ -25,7 +25,7 @@ def test_a_cast_started_by_hand_waits_for_the_operator() -> None:
     session.join(join_request(), 100.0)
     session.control_datagrams(103.0)
     assert session.state == CastState.GATHERING
-    session.start_casting()
+    session.gathering.start_now()
     session.control_datagrams(103.1)
     assert session.state == CastState.CASTING
 
@@ -35,14 +35,14 @@ def test_the_cast_does_not_wait_for_machines_that_wont_join() -> None:
     session.join(join_request(), 100.0)
     session.control_datagrams(101.0)
     assert session.state == CastState.GATHERING
-    session.stop_waiting_for(2)
+    session.gathering.stop_waiting_for(2)
     session.control_datagrams(101.1)
     assert session.state == CastState.CASTING
 
 
 def test_the_start_command_does_nothing_without_a_receiver() -> None:
     session = new_session()
-    session.start_casting()
+    session.gathering.start_now()
     session.control_datagrams(100.5)
     assert session.state == CastState.GATHERING
     session.join(join_request(), 100.6)

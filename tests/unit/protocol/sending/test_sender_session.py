@@ -162,7 +162,7 @@ def test_a_nack_that_a_report_has_overtaken_is_answered() -> None:
     """Otherwise it is lost, and on a path that reorders the block arrives a round trip later each time."""
     session, grant = _casting()
     transmit_all(session, 100.2)
-    sequence = session._sequence
+    sequence = session._planner.next_sequence
     session.receive_feedback_untrusted(report(grant, 3, blocks_needed_count=0), 101.0)
     session.receive_feedback_untrusted(nack(grant, 2, sequence, ((0, 10, 1),)), 101.1)
     assert session.image_demand.repair_block_count > 0
@@ -186,7 +186,7 @@ def test_a_report_that_a_later_one_has_overtaken_changes_nothing() -> None:
 def test_a_nack_after_the_end_is_not_taken_up() -> None:
     session, grant = _casting()
     transmit_all(session, 100.2)
-    sequence = session._sequence
+    sequence = session._planner.next_sequence
     session.end(SessionOutcome.CANCELLED, "by hand", 100.3)
     session.receive_feedback_untrusted(nack(grant, 1, sequence, ((0, 10, 1),)), 100.4)
     assert session.image_demand.idle
@@ -371,7 +371,7 @@ def test_a_member_that_requests_everything_gets_its_share() -> None:
     now, counter = 100.2, 0
     while session.image_demand.wanted_count:
         counter += 1
-        hostile = nack(grant, counter, session._sequence, ((0, 4000, 200),))
+        hostile = nack(grant, counter, session._planner.next_sequence, ((0, 4000, 200),))
         session.receive_feedback_untrusted(hostile, now)
         plan = session.next_plan(now, 64)
         assert plan is not None
@@ -386,7 +386,7 @@ def test_a_member_that_requests_everything_gets_its_share() -> None:
 def test_a_receiver_alone_gets_all_its_repairs_at_once() -> None:
     session, grant = _casting(block_count=4000)
     transmit_all(session, 100.2)
-    session.receive_feedback_untrusted(nack(grant, 1, session._sequence, ((0, 4000, 4),)), 100.3)
+    session.receive_feedback_untrusted(nack(grant, 1, session._planner.next_sequence, ((0, 4000, 4),)), 100.3)
     assert session.image_demand.repair_block_count > 3000
 
 
@@ -426,3 +426,43 @@ def test_keys_are_checked() -> None:
     for receiver_id, key in ((grant.receiver_id, bytes(32)), (ReceiverId(9), grant.key)):
         with pytest.raises(JoinRefusedError):
             session.check_key(receiver_id, key)
+
+
+def _serve_for(session: SenderSession, grant: JoinGrant, seconds: float, now: float, **figures: int) -> float:
+    """Let a receiver report the same figures once a second; return the time afterwards."""
+    for _ in range(round(seconds)):
+        now += 1.0
+        session.receive_feedback_untrusted(report(grant, int(now * 10), **figures), now)
+        session.control_datagrams(now)
+    return now
+
+
+def test_a_machine_that_is_heard_and_makes_no_progress_is_given_up() -> None:
+    """An agent that waits for ever would hold the daemon's cast, and the room's next one."""
+    session, grant = _casting()
+    record = session.receivers[grant.receiver_id]
+    now = _serve_for(session, grant, 500, 101.0, received_count=5)
+    now = _serve_for(session, grant, 500, now, received_count=6)
+    assert record.state is ReceiverState.RECEIVING, "data has arrived in between"
+    _serve_for(session, grant, 101, now, received_count=6)
+    assert record.state is ReceiverState.FAILED
+    assert "no progress for 10 min, although it is heard" in record.error
+    assert session.state is CastState.ENDED, "the room doesn't wait for it"
+    assert [type(event) for event in session.next_events()][-2:] == [
+        events.ReceiverFailed,
+        events.CastFinished,
+    ]
+
+
+@pytest.mark.parametrize("reason", ["paused", "stalled source", "full buffers", "comparing"])
+def test_a_machine_that_the_cast_does_not_serve_is_not_given_up(reason: str) -> None:
+    session, grant = _casting()
+    figures = {"fill_permille": 10} if reason == "full buffers" else {}
+    if reason == "paused":
+        session.pause()
+    elif reason == "stalled source":
+        session.note_read(3.0)
+    elif reason == "comparing":
+        grant = session.join(join_request("b", has_manifest=False), 101.0)
+    _serve_for(session, grant, 700, 101.0, received_count=5, **figures)
+    assert session.receivers[grant.receiver_id].state.active

@@ -12,6 +12,7 @@ from protocol.model.cast_policy import SlowPolicy
 from protocol.model.cast_state import CastState, SessionOutcome
 from protocol.model.session_records import ReceiverId, ReceiverState
 from protocol.sending import events
+from protocol.sending.rate.stragglers import SLOW_FOR_A_MOMENT_S
 from protocol.wire.bitmap import bitmap_of
 from protocol.wire.control_codec import ControlMessage, decode_control_untrusted
 from protocol.wire.messages import Announce, Flush, Standing
@@ -81,7 +82,7 @@ class Cast:
     def nack(self, receiver_id: ReceiverId, deficit: int = 1) -> None:
         """Request every block; all of them have been sent."""
         transmit_all(self.session, self.now)
-        sequence = self.session._sequence
+        sequence = self.session._planner.next_sequence
         self.deliver(nack(self.grants[receiver_id], self._count(receiver_id), sequence, ((0, 10, deficit),)))
 
     def complete(self, *receiver_ids: ReceiverId) -> None:
@@ -94,7 +95,7 @@ class Cast:
         session = self.session
         for step in range(5):  # as a busy transmitter reports
             at = self.now + step * 0.02
-            session.mark_transmitted(session._sequence, int(session.rate_bytes_per_s * 0.02), at)
+            session.mark_transmitted(session._planner.next_sequence, int(session.rate_bytes_per_s * 0.02), at)
         for datagram in session.control_datagrams(self.now):
             self.control.append((self.now, decode_control_untrusted(datagram)[1]))
         self.events += [(self.now, event) for event in session.next_events()]
@@ -129,7 +130,9 @@ def test_demoted_after_its_time_and_completed_in_the_tail() -> None:
     cast = Cast(slow_for_s=10.0).run(20.0)
     times = {type(event): at for at, event in cast.events if isinstance(event, VERDICTS)}
     assert times.keys() == {events.ReceiverSlow, events.ReceiverDemoted}
-    assert times[events.ReceiverDemoted] - times[events.ReceiverSlow] == pytest.approx(7.0, abs=0.2)
+    assert times[events.ReceiverDemoted] - times[events.ReceiverSlow] == pytest.approx(
+        10.0 - SLOW_FOR_A_MOMENT_S, abs=0.2
+    )
     assert cast.session.receivers[SLOW].deferred
 
     cast.complete(FIRST, SECOND)
@@ -202,8 +205,8 @@ def test_it_is_notified_to_wait_and_again_when_its_turn_comes() -> None:
 
 
 def test_a_bad_moment_is_over_when_it_is_over() -> None:
-    cast = Cast().run(5.0)
-    cast.run(5.0, slow=False)
+    cast = Cast().run(6.0)
+    cast.run(SLOW_FOR_A_MOMENT_S + 2.0, slow=False)
     assert [type(event) for event in cast.events_of(*VERDICTS)] == [
         events.ReceiverSlow,
         events.ReceiverRecovered,

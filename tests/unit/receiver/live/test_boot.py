@@ -13,11 +13,12 @@ import pytest
 
 from protocol.control.boot_parameters import AfterCast, BootParameters
 from receiver.live.agent_options import agent_options
-from receiver.live.boot import AGENT_STARTED, LiveContext, serve
+from receiver.live.boot import AGENT_STARTED, LiveContext, main, serve
 from receiver.live.console_status import ConsoleReporter
 from receiver.live.messages import AGENT_FAILED, NO_TOKEN, NOT_ADMITTED, BootStopError
 from receiver.live.network_setup import Lease
 from receiver.live.status_model import StatusModel
+from tests.unit.receiver.reception.reporting.test_progress import PARAMETERS, RECEPTION
 
 TOKEN = "dcb_" + "a" * 40
 CARD = next((name for name in psutil.net_if_addrs() if name != "lo"), "lo")
@@ -87,6 +88,7 @@ def test_a_used_boot_token_ends_the_agent_with_the_daemons_reason(refusing: Refu
     assert NOT_ADMITTED.matches(str(stop.value))
     assert AGENT_STARTED in reporter.lines
     assert refusing.bearers == [f"Bearer {TOKEN}"]
+    assert "tokens create" not in str(stop.value), "nobody at the machine can pass another token"
     assert TOKEN not in str(stop.value)
     assert not any(TOKEN in line for line in reporter.lines)
 
@@ -97,7 +99,7 @@ def test_a_machine_without_a_token_says_so_instead_of_naming_options_of_the_agen
     monkeypatch.setattr("receiver.live.boot.TOKEN_FILE", tmp_path / "missing")
     with pytest.raises(BootStopError) as stop:
         serve(context(refusing, Lines(), boot_token=""))
-    assert (str(stop.value), stop.value.untouched) == (NO_TOKEN.text(), True)
+    assert str(stop.value) == NO_TOKEN.text()
 
 
 def test_an_agent_that_couldnt_restart_the_machine_doesnt_start(
@@ -136,3 +138,46 @@ def test_the_agent_gets_the_settings_of_the_boot() -> None:
     fit = options.target_options.fit
     assert (fit.grow, fit.efi_label, fit.boot_next, options.after) == (True, "lab", True, AfterCast.REBOOT)
     assert TOKEN not in repr(options)
+
+
+# -- the last line before a restart ---------------------------------------------------------------------------------
+
+
+def stop_of(monkeypatch: pytest.MonkeyPatch, live: LiveContext) -> list[str]:
+    """Return the lines of a live system whose agent stops."""
+    reporter = live.reporter
+    assert isinstance(reporter, Lines)
+    monkeypatch.setattr("receiver.live.boot.open_reporter", lambda _version: reporter)
+    monkeypatch.setattr("receiver.live.boot.start", lambda _reporter: serve(live))
+    monkeypatch.setattr("receiver.live.boot.RESTART_AFTER_S", 0.0)
+    monkeypatch.setattr("receiver.live.boot.restart_now", lambda _action: None)
+    assert main() == 0
+    return reporter.lines
+
+
+def test_a_refused_machine_says_that_nothing_was_written(
+    refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A technician must know whether the old system still starts."""
+    lines = stop_of(monkeypatch, context(refusing, Lines()))
+    assert NOT_ADMITTED.matches(lines[-2])
+    assert lines[-1] == "nothing was written; restart in 0 s"
+
+
+def test_a_machine_that_had_joined_a_cast_says_that_a_disk_may_be_incomplete(
+    refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Lines()
+    reporter.observer().joined(PARAMETERS, rejoined=False)
+    lines = stop_of(monkeypatch, context(refusing, reporter))
+    assert lines[-1] == "a disk may be incomplete; restart in 0 s"
+
+
+def test_a_machine_that_couldnt_restart_after_its_cast_says_that_the_image_is_on_the_disk(
+    refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Lines()
+    reporter.observer().joined(PARAMETERS, rejoined=False)
+    reporter.succeeded(RECEPTION)
+    lines = stop_of(monkeypatch, context(refusing, reporter))
+    assert lines[-1] == "the image is on the disk; restart in 0 s"

@@ -21,9 +21,9 @@ from receiver.live.console_status import ConsoleReporter, Consoles, LineConsole,
 from receiver.live.messages import CONSOLE_PREFIX, NO_DHCP
 from receiver.live.status_model import Explanation, RemainingTime, StatusModel, explain, rough_duration
 from receiver.live.status_page import draw_page, row_text
-from receiver.reception.reporting.progress import LINE_INTERVAL_S, LinePace
 from receiver.reception.reporting.status import ReceptionState
 from receiver.shared.consoles import is_screen, serial_consoles
+from receiver.shared.line_pace import LINE_INTERVAL_S, LinePace
 from tests.support.network.lab import LIMIT_S, wait_until
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
 from tests.unit.receiver.reception.reporting.test_progress import PARAMETERS, RECEPTION, STATUS

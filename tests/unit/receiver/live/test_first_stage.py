@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 import receiver.live
+from receiver.live.disk_state import DiskState, note_disk_state
 from receiver.live.messages import (
     MESSAGES,
     OLD_PROCESSOR,
+    PROGRAM_FAILED,
+    PROGRAM_KILLED,
     ROOT_CUT,
     ROOT_DAMAGED,
     ROOT_MISSING,
@@ -26,6 +29,7 @@ from receiver.live.messages import (
 )
 
 CHECKS = Path(receiver.live.__file__).parent / "files/initrd/checks.sh"
+ENDING = CHECKS.parents[1] / "root/usr/lib/diskcast/ending.sh"
 BUSYBOX = shutil.which("busybox")
 pytestmark = pytest.mark.skipif(BUSYBOX is None, reason="busybox isn't installed (busybox-static)")
 
@@ -199,6 +203,33 @@ def test_a_root_without_a_checksum_isnt_started(tmp_path: Path) -> None:
 def test_the_scripts_are_executable_and_parse() -> None:
     files = CHECKS.parents[1]
     scripts = [files / "initrd/init", files / "root/init", files / "root/usr/lib/diskcast/udhcpc.sh"]
-    for script in (*scripts, CHECKS):
+    for script in (*scripts, CHECKS, ENDING):
         subprocess.run([str(BUSYBOX), "sh", "-n", script], check=True)
     assert all(script.stat().st_mode & 0o111 for script in scripts)
+
+
+# -- the end of the program -----------------------------------------------------------------------------------------
+
+
+def end_lines(code: int, state_file: Path) -> list[str]:
+    """Return the lines that process 1 prints when the program has ended."""
+    script = f'say() {{ echo "$@"; }}; . "{ENDING}"; say_end {code} "{state_file}"'
+    done = subprocess.run([str(BUSYBOX), "sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("code", "message"), [(1, PROGRAM_FAILED), (137, PROGRAM_KILLED)])
+def test_a_crash_is_named_and_what_it_means_for_the_disk(
+    code: int, message: BootMessage, disk_state_file: Path
+) -> None:
+    """The program isn't started again: its boot token is used up, and a new boot gets a new one."""
+    reason, following = end_lines(code, disk_state_file)
+    assert_is(reason, message)
+    assert following == "nothing was written; restart in 60 s"
+    note_disk_state(DiskState.INCOMPLETE)
+    assert end_lines(code, disk_state_file)[1] == "a disk may be incomplete; restart in 60 s"
+
+
+def test_a_program_that_ended_by_itself_has_said_why(disk_state_file: Path) -> None:
+    assert end_lines(0, disk_state_file) == ["nothing was written; restart in 60 s"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
 
-from protocol.errors import ImageDamagedError
+from protocol.errors import ImageDamagedError, TargetReplacedError
+from protocol.image.block_codec import block_hash
 from protocol.image.manifest import BlockKind
 from receiver.target.block_sink import BlockSink, Outcome
 from receiver.target.open_target import open_target
@@ -137,3 +141,82 @@ def test_descriptors_are_closed(tmp_path: Path) -> None:
         sink.write_blocks(_blocks(made, [0, 2]))
         sink.commit()
     assert not descriptors() - before
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _rename_over(path: Path) -> None:
+    other = path.with_name("other.raw")
+    other.write_bytes(bytes(path.stat().st_size))
+    other.rename(path)
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, 30 * BLOCK_BYTES)
+
+
+def _truncate_and_extend(path: Path) -> None:
+    size_bytes = path.stat().st_size
+    _truncate(path)
+    os.truncate(path, size_bytes)
+
+
+@contextlib.contextmanager
+def _all_written(path: Path) -> Iterator[BlockSink]:
+    """Yield a sink whose blocks are written and flushed, before the commit."""
+    made = make_image("dr" * 40)
+    with open_target(path, raw_bytes=len(made.raw)) as target, BlockSink(target, made.manifest) as sink:
+        sink.prepare()
+        sink.write_blocks(_blocks(made, list(range(made.manifest.block_count))))
+        sink.sync()
+        yield sink
+
+
+@pytest.mark.parametrize("change", [_remove, _rename_over, _truncate, _truncate_and_extend])
+def test_a_file_that_another_program_changes_is_no_success(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """The descriptor still reads right, or the disk would be blamed for what is missing."""
+    path = tmp_path / "target.raw"
+    with _all_written(path) as sink:
+        change(path)
+        with pytest.raises(TargetReplacedError, match="find that program"):
+            sink.commit()
+
+
+def test_a_truncated_file_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "target.raw"
+    with _all_written(path) as sink:
+        _truncate(path)
+        with pytest.raises(TargetReplacedError, match=f"{path} was truncated by another program"):
+            sink.verify(np.arange(20, 40))
+
+
+def test_a_file_that_is_replaced_during_the_commit_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "target.raw"
+    with _all_written(path) as sink:
+        commit = sink.commit_last.commit
+
+        def commit_and_rename(require_all_right: Callable[[], None]) -> None:
+            commit(require_all_right)
+            _rename_over(path)
+
+        monkeypatch.setattr(sink.commit_last, "commit", commit_and_rename)
+        with pytest.raises(TargetReplacedError, match="removed, moved or replaced"):
+            sink.commit()
+
+
+def test_stored_zeros_may_be_in_a_hole(tmp_path: Path) -> None:
+    """Another packer may store a block of zeros, and a sparse file holds it already."""
+    zeros = bytes(BLOCK_BYTES)
+    made = make_image("d" * 80, frames={FREE: _frame(zeros)}, raw_hashes={FREE: block_hash(zeros)})
+    path = tmp_path / "target.raw"
+    with open_target(path, raw_bytes=len(made.raw)) as target, BlockSink(target, made.manifest) as sink:
+        sink.prepare()
+        sink.write_blocks(_blocks(made, [block for block in range(80) if block != FREE]))
+        sink.commit()
+    assert path.read_bytes()[FREE * BLOCK_BYTES :][:BLOCK_BYTES] == zeros

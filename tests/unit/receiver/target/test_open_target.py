@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import StorageError, TargetError, TargetIsImageError, TargetTooSmallError
+from protocol.errors import (
+    StorageError,
+    TargetError,
+    TargetInUseError,
+    TargetIsImageError,
+    TargetTooSmallError,
+)
 from receiver.disk.read_back import ReadBackMode, open_for_comparison, open_read_back
 from receiver.disk.writer import DiskWriter
 from receiver.target.open_target import open_target
@@ -184,3 +190,19 @@ def test_comparison_refuses_a_smaller_target(existing: Path) -> None:
 def test_a_filesystem_without_direct_reads_is_read_with_its_cache_dropped() -> None:
     with open_read_back(Path("/sys/kernel/uevent_seqnum")) as read_back:
         assert read_back.mode is ReadBackMode.CACHE_DROPPED
+
+
+def test_two_programs_never_write_the_same_file(existing: Path) -> None:
+    """Otherwise both images are mixed in it, and both agents may report success."""
+    with open_target(existing, raw_bytes=RAW_BYTES):
+        with pytest.raises(TargetInUseError, match=r"locked by another program.*nothing was written"):
+            open_target(existing, raw_bytes=RAW_BYTES)
+        assert existing.read_bytes() == b"precious" * 1000
+    open_target(existing, raw_bytes=RAW_BYTES).close()
+
+
+def test_a_new_file_is_claimed_from_its_first_moment(tmp_path: Path) -> None:
+    path = tmp_path / "target.raw"
+    with open_target(path, raw_bytes=RAW_BYTES), pytest.raises(TargetInUseError):
+        open_target(path, raw_bytes=RAW_BYTES)
+    assert not path.exists(), "nothing was prepared"

@@ -18,6 +18,7 @@ from protocol.errors import (
 from receiver.target.selection import DiskChoice, Rule, choose_target, parse_rule
 from tests.support.network.fake_machine import GIB, FakeMachine
 from tests.unit.receiver.disk.inventory.test_block_devices import USB_TREE
+from tests.unit.sender.netboot.usb.test_stick import write_stick_head
 
 
 @pytest.fixture
@@ -60,6 +61,25 @@ def _add_disk(machine: FakeMachine, name: str, minor: int, **facts: str) -> None
 
 def test_auto_selects_the_only_disk_that_is_neither_removable_nor_in_use(machine: FakeMachine) -> None:
     assert _choose(machine, "auto") == "nvme0n1"
+
+
+@pytest.mark.parametrize("selector", ["auto:removable,smallest", "auto:transport=usb", "model=Stick*"])
+def test_the_stick_that_a_machine_was_booted_from_is_only_selected_by_path(
+    machine: FakeMachine, selector: str
+) -> None:
+    """It is the smallest removable disk of a bare machine."""
+    machine.disk("sdd", "8:48", size_bytes=GIB, tree=USB_TREE, files={"device/model": "Stick 1"})
+    chosen = "sdb" if selector == "auto:transport=usb" else "sdd"
+    if chosen == "sdd":
+        assert _choose(machine, selector) == "sdd", "any other stick"
+    write_stick_head(machine.device("sdd").path)
+    if selector == "auto:transport=usb":
+        assert _choose(machine, selector) == "sdb"
+    elif selector.startswith("auto"):
+        assert _choose(machine, selector) == "nvme0n1"
+    else:
+        with pytest.raises(TargetIsSystemDiskError, match=r"sdd is a boot stick of diskcast.*by its path"):
+            _choose(machine, selector)
 
 
 def test_auto_refuses_two(machine: FakeMachine) -> None:

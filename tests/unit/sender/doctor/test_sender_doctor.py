@@ -34,7 +34,7 @@ from protocol.program.findings import (
     summary,
     warn,
 )
-from sender.doctor.sender_doctor import judge_free_space, judge_queue_disciplines
+from sender.doctor.sender_doctor import judge_foreign_images, judge_free_space, judge_queue_disciplines
 from tests.support.network.lab import LIMIT_S, Program, diskcast
 from tests.support.network.ports import free_port_range
 
@@ -324,13 +324,28 @@ def test_filesystems_without_their_tools_are_a_warning_with_the_packages_to_inst
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "sender.imaging.filesystems.free_space.find_tool",
+        "protocol.packing.filesystems.free_space.find_tool",
         lambda name: None if "btrfs" in name else f"/sbin/{name}",
     )
     known, btrfs, *_ = judge_free_space()
     assert "ext4" in known.detail
     assert "btrfs" not in known.detail
     assert (btrfs.status, btrfs.fix) == (Status.WARN, "apt install btrfs-progs")
+
+
+def test_missing_tools_for_foreign_images_and_a_missing_sandbox_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (finding,) = judge_foreign_images()
+    assert (finding.status, "qemu-img" in finding.detail) == (Status.OK, True)
+    monkeypatch.setattr(
+        "sender.doctor.sender_doctor.find_tool", lambda name: None if name in {"qemu-img", "xz"} else name
+    )
+    (finding,) = judge_foreign_images()
+    assert (finding.status, finding.fix) == (Status.WARN, "apt install qemu-utils xz-utils")
+    monkeypatch.setattr("protocol.program.sandbox.landlock_version", lambda: -1)
+    (finding,) = judge_foreign_images()
+    assert (finding.status, "Landlock" in finding.detail) == (Status.WARN, True)
 
 
 @pytest.mark.parametrize(

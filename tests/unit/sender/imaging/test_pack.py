@@ -18,11 +18,12 @@ from protocol.constants import BLOCK_BYTES_MAX, GIB, IMAGE_NAME_BYTES_MAX, MIB
 from protocol.errors import EXIT_INTERRUPTED, ConfigurationError, ImageDamagedError, SourceError, StorageError
 from protocol.image.block_codec import BlockDecoder
 from protocol.image.manifest import BlockKind
+from protocol.packing.image_start import default_name
+from protocol.packing.source import Source
+from protocol.packing.used_blocks import UnusedBlocks
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_verify import verify_image
-from sender.imaging.pack import PackOptions, default_name, pack_image
-from sender.imaging.source import Source
-from sender.imaging.used_blocks import UnusedBlocks
+from sender.imaging.pack import PackOptions, pack_image
 from tests.support.disks.disk_images import BLOCK_BYTES, make_image
 from tests.support.network.lab import LIMIT_S, Program, diskcast, run
 
@@ -393,7 +394,7 @@ def test_free_blocks_are_neither_read_nor_kept(
     last = len(LETTERS)
     free = [(1, 4), (5, 6), (70, 90), (last - 1, last)]
     _free(monkeypatch, *free)
-    monkeypatch.setattr("sender.imaging.pack.Source", _Unread)
+    monkeypatch.setattr("sender.imaging.foreign.open_source.Source", _Unread)
     monkeypatch.setattr(_Unread, "bad", (70 * BLOCK_BYTES, 90 * BLOCK_BYTES))
     pack_image(source, output, OPTIONS)
     letters = list(LETTERS)
@@ -464,7 +465,7 @@ def test_a_disk_of_zeros_has_a_hash_too(tmp_path: Path, output: Path) -> None:
 
 
 def test_a_wrong_recorded_hash_is_damage(source: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sender.imaging.source_hash.SourceHash.digest", lambda _self: b"\1" * 32)
+    monkeypatch.setattr("protocol.packing.source_hash.SourceHash.digest", lambda _self: b"\1" * 32)
     pack_image(source, output, EVERY_BYTE)
     monkeypatch.undo()
     with ImageFile.open(output) as image:

@@ -18,6 +18,7 @@ from protocol.errors import DatabaseUnavailableError
 from sender.cast.transmission.transmitter import TransmitterStatistics
 from sender.metrics import daemon_metrics
 from sender.metrics.daemon_metrics import DaemonMetrics, FleetSources, observe_request
+from sender.metrics.fleet_metrics import ImageJobs
 from sender.store.records.casts import CastPhase
 from sender.store.records.images import Image
 from sender.store.records.problems import Problem, ProblemKind
@@ -59,6 +60,7 @@ def made_metrics(runs: list[Any]) -> DaemonMetrics:
         pending_writes=lambda: 3,
         problems=lambda: problems,
         machines_booting=lambda: 2,
+        image_jobs=lambda: ImageJobs(captures={"uploading": 1}, capture_silent_s=7.0, export_bytes=9),
         event_clients=lambda: 2,
     )
     return DaemonMetrics("test", cast("Store", FailingStore()), sources)
@@ -182,3 +184,24 @@ def test_scrapes_in_several_threads_agree(rig: Rig) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_image_jobs_have_a_series_for_each_state_that_they_can_have() -> None:
+    """Otherwise a panel shows nothing instead of zero, and an alert misses the first failure."""
+    metrics = made_metrics([])
+    watched(metrics)
+    text = metrics.render().decode()
+    assert 'diskcast_image_jobs{kind="capture",state="uploading"} 1.0' in text
+    assert 'diskcast_image_jobs{kind="capture",state="complete"}' not in text
+    for kind, states in (
+        ("capture", ("planned", "proving")),
+        ("upload", ("receiving", "waiting", "checking", "unpacking", "packing")),
+        ("export", ("waiting", "converting")),
+    ):
+        for state in states:
+            assert f'diskcast_image_jobs{{kind="{kind}",state="{state}"}} 0.0' in text
+        assert f'diskcast_image_job_failures_total{{kind="{kind}"}}' in text
+    for reason in ("damaged", "changed"):
+        assert f'diskcast_capture_rejected_blocks_total{{reason="{reason}"}}' in text
+    assert "diskcast_capture_silent_seconds 7.0" in text
+    assert "diskcast_image_export_bytes 9.0" in text

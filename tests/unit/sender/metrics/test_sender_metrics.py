@@ -68,10 +68,12 @@ def test_the_bottleneck_is_named_with_its_receiver_and_its_time_counted(
     rig: Rig, feedback: FeedbackPort
 ) -> None:
     grant = rig.start_casting()
-    rig.session.bottleneck_seconds = {
-        Bottleneck(Cause.DISK, grant.receiver_id): 2.5,
-        Bottleneck(Cause.NETWORK): 1.5,
-    }
+    rig.session.bottleneck_seconds.update(
+        {
+            Bottleneck(Cause.DISK, grant.receiver_id): 2.5,
+            Bottleneck(Cause.NETWORK): 1.5,
+        }
+    )
     samples = scrape(rig, feedback)
     [active] = [labels for name, labels in samples if name == "diskcast_bottleneck"]
     assert dict(active)["cause"] == rig.session.bottleneck.cause

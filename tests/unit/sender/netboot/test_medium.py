@@ -21,7 +21,8 @@ from sender.netboot.medium import (
 )
 
 
-def _make_medium(folder: Path, *names: str) -> MediumRecord:
+def make_medium(folder: Path, *names: str) -> MediumRecord:
+    """Write a medium with these files, and return its record."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def _make_medium(folder: Path, *names: str) -> MediumRecord:
 
 
 def test_a_medium_opens_with_what_was_recorded(tmp_path: Path) -> None:
-    record = _make_medium(tmp_path, KERNEL, INITRD, Loader.SHIM)
+    record = make_medium(tmp_path, KERNEL, INITRD, Loader.SHIM)
     medium = BootMedium.open(tmp_path)
     assert medium.record == record
     medium.verify()
@@ -56,19 +57,19 @@ def test_a_medium_opens_with_what_was_recorded(tmp_path: Path) -> None:
 
 
 def test_firmware_follows_the_initrd(tmp_path: Path) -> None:
-    _make_medium(tmp_path, KERNEL, INITRD, FIRMWARE)
+    make_medium(tmp_path, KERNEL, INITRD, FIRMWARE)
     assert BootMedium.open(tmp_path).initrds == (INITRD, FIRMWARE)
 
 
 def test_an_interrupted_build_is_no_medium(tmp_path: Path) -> None:
-    _make_medium(tmp_path, KERNEL, INITRD)
+    make_medium(tmp_path, KERNEL, INITRD)
     (tmp_path / RECORD).unlink()
     with pytest.raises(ConfigurationError, match="isn't a boot medium"):
         BootMedium.open(tmp_path)
 
 
 def test_a_missing_short_or_altered_file_is_named(tmp_path: Path) -> None:
-    _make_medium(tmp_path, KERNEL, INITRD)
+    make_medium(tmp_path, KERNEL, INITRD)
     initrd = tmp_path / INITRD
     content = initrd.read_bytes()
     initrd.write_bytes(content[::-1])
@@ -99,7 +100,7 @@ def test_a_missing_short_or_altered_file_is_named(tmp_path: Path) -> None:
 def test_a_malformed_record_is_refused_with_its_cause(
     tmp_path: Path, change: dict[str, object], cause: str
 ) -> None:
-    record = json.loads(_make_medium(tmp_path, KERNEL).to_json())
+    record = json.loads(make_medium(tmp_path, KERNEL).to_json())
     (tmp_path / RECORD).write_text(json.dumps(record | change))
     with pytest.raises(ConfigurationError, match=cause):
         BootMedium.open(tmp_path)

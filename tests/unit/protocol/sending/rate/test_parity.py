@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from protocol.constants import BURST_SYMBOLS, SOURCE_SYMBOLS_MAX, SYMBOLS_MAX
-from protocol.sending.demand import Demand, SegmentList
 from protocol.sending.rate.parity import ParityPlanner
+from protocol.sending.transmission.demand import Demand, SegmentList
 
 K = 183
 """A full block of 256 KiB."""
@@ -96,6 +96,13 @@ def test_parity_alone_repairs_every_twentieth_super_datagram(phase: int) -> None
     arrived = np.bincount(block[~lost], minlength=64)
     assert (arrived >= K).mean() > 0.9
     assert block.size <= 1.15 * 64 * K
+
+
+def test_losses_that_fade_are_no_new_plan() -> None:
+    """Usual losses shrink by a tenth with each report: those of 1000 receivers would keep a core busy for nothing."""
+    planner = _planner([(0.0004 * 0.9**index, 1.0) for index in range(1000)])
+    assert planner._levels == ()
+    assert planner.symbols(K) == 0
 
 
 def test_rare_bursts_do_not_interleave() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+
 import pytest
 
 from protocol.constants import RATE_BYTES_PER_S_MAX, RATE_BYTES_PER_S_MIN, RATE_BYTES_PER_S_START
@@ -9,7 +12,7 @@ from protocol.model.bottleneck import NO_BOTTLENECK, Bottleneck, Cause
 from protocol.model.session_records import ReceiverId
 from protocol.sending.rate.rate_control import RateController
 from protocol.sending.rate.rate_sample import RateSample
-from tests.unit.protocol.sending.rate.rate_path import FRAME_BYTES, GRTT_S, MBIT, Drive, Path, link
+from tests.unit.protocol.sending.rate.rate_path import FRAME_BYTES, GRTT_S, MBIT, STEP_S, Drive, Path, link
 
 FIRST, SECOND = ReceiverId(0), ReceiverId(1)
 
@@ -176,6 +179,89 @@ def test_busy_processor_is_distinguished_from_a_full_link() -> None:
     assert 0.85 < drive.mean_rate(3.0) / 60e6 < 1.05
     assert drive.lost_share(5.0, index=1) < 0.05
     assert drive.bottleneck_share(Bottleneck(Cause.SOCKET, SECOND), 5.0) > 0.9
+
+
+def test_a_room_that_is_flooded_before_it_reports_is_spared() -> None:
+    """Slow machines report late: slow start had reached 624 MB/s before the first report of two of them."""
+    controller = RateController(
+        fixed_bytes_per_s=None, maximum_bytes_per_s=None, frame_bytes=FRAME_BYTES, now=0.0
+    )
+    for step in range(1, 25):
+        controller.tick(controller.rate_bytes_per_s, step / 50)
+    assert controller.rate_bytes_per_s == RATE_BYTES_PER_S_START, "nobody has reported"
+    delivered = 2.0 * RATE_BYTES_PER_S_START
+    sample = RateSample(1000, 1000, arriving_bytes_per_s=delivered, taken_bytes_per_s=delivered)
+    for step in range(25, 200):
+        if step % 5 == 0:
+            controller.add_sample(FIRST, sample, GRTT_S, step / 50)
+        controller.tick(controller.rate_bytes_per_s, step / 50)
+    assert delivered < controller.rate_bytes_per_s <= 2.0 * delivered
+
+
+def test_a_machine_is_compared_by_its_work_and_not_by_its_buffers() -> None:
+    """Equal machines were slow beside one whose buffers still took ten times its work."""
+    controller = RateController(
+        fixed_bytes_per_s=None, maximum_bytes_per_s=None, frame_bytes=FRAME_BYTES, now=0.0
+    )
+    work, burst = 4e6, 40e6
+    fast = RateSample(1000, 1000, arriving_bytes_per_s=burst, taken_bytes_per_s=burst)
+    filling = dataclasses.replace(fast, fill=0.3, written_bytes_per_s=work, cause=Cause.DECODE)
+    controller.add_sample(FIRST, fast, GRTT_S, 1.0)
+    controller.add_sample(SECOND, fast, GRTT_S, 1.0)
+    sustained = controller.capacities[FIRST]
+    assert sustained.sustainable_bytes_per_s == burst
+    controller.add_sample(FIRST, filling, GRTT_S, 1.1)
+    assert sustained.sustainable_bytes_per_s == work, "its buffers took the rest"
+    controller.add_sample(FIRST, dataclasses.replace(filling, fill=0.6), GRTT_S, 1.2)
+    assert sustained.knee_bytes_per_s > work, "nobody confirms the report yet"
+    assert sustained.sustainable_bytes_per_s == work
+
+
+def test_a_room_that_is_too_busy_to_report_is_sent_little() -> None:
+    """Two virtual machines did nothing but take packets for ten seconds, and lost 60 % of the image."""
+    drive = Drive(Path(), Path())
+    for end in drive.ends:
+        end.silent = True
+    drive.run(2.0)
+    assert sum(drive.rates) * STEP_S < 20e6, "a socket holds this much"
+    assert drive.rates[-1] == RATE_BYTES_PER_S_MIN
+    drive.ends[0].silent = False
+    drive.run(1.5)
+    assert drive.rates[-1] > 10 * RATE_BYTES_PER_S_START, "its network is fast"
+
+
+def test_jitter_of_a_slow_machine_is_no_queue() -> None:
+    """Virtual machines on a busy host delayed datagrams by up to 12 ms: the rate fell to 1 Mbit/s for good."""
+    controller = RateController(
+        fixed_bytes_per_s=None, maximum_bytes_per_s=600e3, frame_bytes=FRAME_BYTES, now=0.0
+    )
+    rng = random.Random(1)
+    for step in range(1, 2000):
+        now, rate = step * STEP_S, controller.rate_bytes_per_s
+        if step % 10 == 0:
+            arriving = rate * rng.uniform(0.7, 1.2)  # of a few datagrams
+            sample = RateSample(
+                40,
+                40,
+                queue_delay_s=rng.uniform(0.0, 0.012),
+                arriving_bytes_per_s=arriving,
+                taken_bytes_per_s=arriving,
+            )
+            for receiver in (FIRST, SECOND):
+                controller.add_sample(receiver, sample, GRTT_S, now)
+        controller.tick(rate, now)
+    assert controller.rate_bytes_per_s == 600e3
+
+
+@pytest.mark.parametrize("path", [Path(socket=60e6), Path(disk=60e6)], ids=("socket", "disk"))
+def test_a_machine_that_reports_late_is_not_probed(path: Path) -> None:
+    """It is too busy to report: more data would only fill its socket, and its next report comes later still."""
+    drive = Drive(path, Path()).run(6.0)
+    drive.ends[0].silent = True
+    drive.run(0.3)
+    held = drive.controller.rate_bytes_per_s
+    drive.run(5.0)
+    assert drive.controller.rate_bytes_per_s == pytest.approx(held, rel=0.001)
 
 
 # -- exempt receivers --------------------------------------------------------------------------------------------------

@@ -89,6 +89,10 @@ def test_a_filesystem_without_a_table_takes_the_whole_target() -> None:
         (gpt(), "no partition"),
         (DiskLayout(TableKind.NONE, 512, ()), "no partition table, and the filesystem is unknown"),
         (DiskLayout(TableKind.NONE, 512, (), filesystem="exfat"), "the filesystem is exfat"),
+        (
+            gpt(ROOT, Partition(3, 2 * GIB, 4 * MIB, LINUX, "diskcast-seed", "vfat")),
+            "leave 5 MiB free before",
+        ),
         (gpt(ROOT, Partition(3, 2 * GIB, GIB, "E6D6D379-F507-44C2-A23C-238F2A3DF928")), "LVM"),
         (gpt(ROOT, Partition(3, 2 * GIB, GIB, "CA7D7CCB-63ED-4C53-861C-1742536059CC")), "LUKS"),
         (

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 
 from protocol.errors import ConfigurationError, InterfaceError
 from sender.netboot.serve.boot_service import DhcpMode, pool_of
-from sender.netboot.serve.command import MODES, serve
+from sender.netboot.serve.command import MODES, RULES, serve
+from sender.store.records.boots import UnknownMachines
 
 
 def invoke(*arguments: str) -> Result:
@@ -19,6 +20,7 @@ def invoke(*arguments: str) -> Result:
 
 def test_the_help_has_the_modes_of_the_service() -> None:
     assert set(MODES) == {mode.value for mode in DhcpMode}
+    assert set(RULES) == {rule.value for rule in UnknownMachines}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,7 @@ def test_the_help_has_the_modes_of_the_service() -> None:
     [
         (("--kernel-arguments", "a; reboot"), ConfigurationError, "--kernel-arguments"),
         (("--pool", "10.0.0.1-10.0.0.9"), ConfigurationError, "--pool needs --mode dhcp"),
+        (("--unknown-machines", "auto"), ConfigurationError, "--unknown-machines needs --room"),
         (("--interface", "no-such-interface"), InterfaceError, "choose another with --interface"),
     ],
 )

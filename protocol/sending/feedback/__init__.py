@@ -1,0 +1,1 @@
+"""Feedback of receivers: round-trip times, requests for repairs, and the limits of each member."""

@@ -1,0 +1,1 @@
+"""The way of symbols to the network: demand, plans, frames and pacing."""

@@ -1,0 +1,1 @@
+"""Captures: this machine's disk becomes an image on the daemon."""

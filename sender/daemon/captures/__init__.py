@@ -1,0 +1,1 @@
+"""Captures: images that agents make of their disks, and send to this daemon."""

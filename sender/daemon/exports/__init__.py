@@ -1,0 +1,1 @@
+"""Exports of images to formats of other programs."""

@@ -1,0 +1,1 @@
+"""Contents of images: partitions, filesystems, operating systems, and differences."""

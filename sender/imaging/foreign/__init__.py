@@ -1,0 +1,1 @@
+"""Images of other programs as sources of ``pack``."""

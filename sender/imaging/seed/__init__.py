@@ -1,0 +1,1 @@
+"""Seed partitions of golden images, which machine patches fill."""

@@ -1,0 +1,1 @@
+"""Upkeep of the library by operators: uploads and pruning."""

@@ -1,0 +1,1 @@
+"""Images for other programs, in virtual machines."""

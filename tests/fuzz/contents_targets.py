@@ -1,0 +1,75 @@
+"""Fuzz targets of filesystems in images, of which the library shows labels and operating systems."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+from protocol.disk.disk_reads import Read
+from protocol.disk.filesystem_magic import FILESYSTEMS
+from sender.imaging.contents.ext_files import ExtError, ExtFiles
+from sender.imaging.contents.filesystem_labels import read_label_untrusted
+from sender.imaging.contents.image_contents import read_system_untrusted, system_name_untrusted
+from tests.fuzz.target import Target
+from tests.support.disks.ext_image import make_ext_image
+
+OS_RELEASE = b'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
+READ_BYTES_MAX = 16 << 20
+
+
+def _reader(data: bytes) -> Read:
+    left = READ_BYTES_MAX
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal left
+        assert length <= 128 << 10
+        left -= length
+        assert left > 0, "a small filesystem makes its reader read without end"
+        return data[offset : offset + length] if offset >= 0 else b""
+
+    return read
+
+
+def _read_labels(data: bytes) -> None:
+    for filesystem in FILESYSTEMS:
+        found = read_label_untrusted(filesystem, _reader(data))
+        assert found.label.isprintable()
+        assert len(found.label) <= 256
+        assert len(found.uuid) <= 36
+
+
+def _read_system(data: bytes) -> None:
+    assert len(read_system_untrusted("ext4", _reader(data))) <= 100
+
+
+def _read_file(data: bytes) -> None:
+    files = ExtFiles.open_untrusted(_reader(data))
+    for path in ("/etc/link", "/etc/../etc/os-release", "/etc/missing"):
+        content = files.read_file_untrusted(path, 1000)
+        assert content is None or len(content) <= 1000
+
+
+def _ext_seeds() -> list[bytes]:
+    return [make_ext_image(OS_RELEASE, extents=True), make_ext_image(OS_RELEASE, extents=False)]
+
+
+def _label_seeds() -> list[bytes]:
+    pick = random.Random(1)
+    ntfs = bytearray(8192)
+    struct.pack_into("<H", ntfs, 11, 512)
+    ntfs[13] = 8
+    struct.pack_into("<Qb", ntfs, 48, 1, 0)
+    struct.pack_into("<b", ntfs, 64, -10)
+    ntfs[7168:7172] = b"FILE"
+    struct.pack_into("<H", ntfs, 7168 + 20, 56)
+    struct.pack_into("<IIBBHHHIH", ntfs, 7168 + 56, 0x60, 40, 0, 0, 0, 0, 0, 12, 24)
+    ntfs[7168 + 80 : 7168 + 92] = "golden".encode("utf-16-le")
+    return [*_ext_seeds(), bytes(ntfs), pick.randbytes(4096), b""]
+
+
+TARGETS = (
+    Target("filesystem labels", _read_labels, (), _label_seeds, share=5),
+    Target("system of an image", _read_system, (ExtError,), _ext_seeds, share=5),
+    Target("files of ext", _read_file, (ExtError,), _ext_seeds, share=5),
+    Target("os-release", system_name_untrusted, (), lambda: [OS_RELEASE, b"PRETTY_NAME=a\n"]),
+)
