@@ -86,6 +86,9 @@ netboot-vm: $(STAMP)  ## virtual machines boot from the network in every way, an
 export-vm: $(STAMP)  ## exported images, and images in `diskcast vm`, boot to their login (root, QEMU): minutes
 	DISKCAST_EXPORT_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/export/long
 
+patches-vm: $(STAMP)  ## virtual machines whose Debian configures itself from a machine patch (root, QEMU): a quarter of an hour
+	DISKCAST_PATCHES_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/patches_vm
+
 fuzz: $(STAMP)  ## ten million mutated inputs for every decoder of unauthenticated bytes (ARGS=--help)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -124,4 +127,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted netboot-vm export-vm fuzz fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted netboot-vm export-vm patches-vm fuzz fuzz-api screenshots soak lock clean

@@ -13,16 +13,24 @@ from sender.patches.template import ScriptEntry
 FIRST_BOOT_DIRECTORY: Final = "/var/lib/diskcast/first-boot"
 """Scripts; beside each, NAME.exit has its exit code and NAME.log its output."""
 _RUNNER: Final = f"{FIRST_BOOT_DIRECTORY}/run"
+_LAST_OUTPUT_S: Final = 5
+"""Limit of the wait for output that is still in the pipe when a script has ended."""
 
 # A full pipe must not stop the script, and more output than the limit must not fill the disk: the rest is read and
-# discarded. Code 124 means that the time was over (timeout(1)).
+# discarded. A process that the script leaves running keeps the pipe open: its output isn't waited for. Code 124 means
+# that the time was over (timeout(1)); 137, that the script had to be killed.
 _RUNNER_TEXT: Final = f"""#!/bin/sh
 # Run one script of the first boot: run SECONDS NAME
 cd {FIRST_BOOT_DIRECTORY} || exit 1
 umask 077
-rm -f "$2.exit" "$2.log"
-{{ timeout -k 10 "$1" "./$2" </dev/null 2>&1; echo "$?" >"$2.exit"; }} |
-  {{ head -c {SCRIPT_LOG_BYTES_MAX}; cat >/dev/null; }} >"$2.log"
+rm -f "$2.exit" "$2.log" "$2.pipe"
+mkfifo "$2.pipe" || exit 1
+{{ stdbuf -o0 head -c {SCRIPT_LOG_BYTES_MAX} >"$2.log"; exec cat >/dev/null; }} <"$2.pipe" &
+timeout -k 10 "$1" "./$2" </dev/null >"$2.pipe" 2>&1
+code=$?
+rm "$2.pipe"
+timeout {_LAST_OUTPUT_S} tail --pid=$! -s 0.1 -f /dev/null
+echo "$code" >"$2.exit"
 """
 
 

@@ -22,6 +22,11 @@ CLOUD_CONFIG: Final = "#cloud-config\n"
 META_DATA, USER_DATA, NETWORK_CONFIG = "meta-data", "user-data", "network-config"
 _ROOT: Final = "root:root"
 _INSTANCE_DIGITS: Final = 32
+_ADD_LOCALE: Final = (
+    *("cloud-init-per", "instance", "diskcast-locale", "sh", "-c"),
+    "[ ! -f /etc/locale.gen ] || awk -v name=\"$0\" '$1 == name' /usr/share/i18n/SUPPORTED >>/etc/locale.gen",
+)
+"""Debian's locale-gen makes the locales of this file only, and without it cloud-init's module fails."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ def _user_data(settings: MachineSettings) -> dict[str, object]:
     config["manage_etc_hosts"] = "localhost"  # sudo and mail programs look their own name up
     if settings.locale:
         config["locale"] = settings.locale
+        config["bootcmd"] = [[*_ADD_LOCALE, settings.locale]]
     if settings.timezone:
         config["timezone"] = settings.timezone
     if settings.users:

@@ -58,7 +58,7 @@ TABLES: Final[dict[str, tuple[TemplateField, ...]]] = {
         _F(
             "locale",
             FieldKind.TEXT,
-            "locale, such as `de_DE.UTF-8`; the image must have it or be able to generate it",
+            "locale, such as `de_DE.UTF-8`; the first boot generates it, on Debian from `/usr/share/i18n/SUPPORTED`",
         ),
         _F("timezone", FieldKind.TEXT, "time zone, such as `Europe/Vienna`"),
         _F("secret_variables", FieldKind.TEXTS, "columns whose values no message shows", count_max=32),

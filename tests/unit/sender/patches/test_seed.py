@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tomllib
 from pathlib import Path
@@ -64,6 +66,25 @@ def test_yaml_reads_the_declared_values() -> None:
     assert (lan["match"], lan["addresses"]) == ({"macaddress": "52:54:00:aa:bb:cc"}, ["10.1.2.7/24"])
     meta = yaml.safe_load(files["meta-data"])
     assert (meta["local-hostname"], meta["instance-id"][:9]) == ("pc-07", "diskcast-")
+
+
+def test_debian_generates_the_locale(tmp_path: Path) -> None:
+    """Without its line, cloud-init's module fails: Debian's locale-gen ignores the name that it is given."""
+    supported, listed = tmp_path / "SUPPORTED", tmp_path / "locale.gen"
+    supported.write_text("de_DE.UTF-8 UTF-8\nde_DE ISO-8859-1\nde_DEXUTF-8 UTF-8\n")
+    config = yaml.safe_load(seed_of(FULL | {"locale": "de_DE.UTF-8"}).files["user-data"])
+    (command,) = config["bootcmd"]
+    script = (
+        command[5]
+        .replace("/usr/share/i18n/SUPPORTED", str(supported))
+        .replace("/etc/locale.gen", str(listed))
+    )
+    run = [*command[3:5], script, *command[6:]]
+    subprocess.run(run, check=True)
+    assert not listed.exists()
+    listed.write_text("# de_DE.UTF-8 UTF-8\n")
+    subprocess.run(run, check=True)
+    assert listed.read_text() == "# de_DE.UTF-8 UTF-8\nde_DE.UTF-8 UTF-8\n"
 
 
 def test_dhcp_leaves_the_network_to_cloud_init() -> None:
@@ -209,8 +230,9 @@ def test_files_that_do_not_fit_are_refused() -> None:
         ("echo oops; exit 7", "7", b"oops\n"),
         ("echo waiting; sleep 100", "124", b"waiting\n"),
         ("head -c 10000000 /dev/zero", "0", bytes(SCRIPT_LOG_BYTES_MAX)),
+        ("sleep 100 & echo $! >left; echo started", "0", b"started\n"),
     ],
-    ids=["works", "fails", "hangs", "prints 10 MB"],
+    ids=["works", "fails", "hangs", "prints 10 MB", "leaves a process"],
 )
 def test_a_script_leaves_its_code_and_bounded_output(
     script: str, code: str, log: bytes, tmp_path: Path
@@ -224,3 +246,11 @@ def test_a_script_leaves_its_code_and_bounded_output(
     assert (tmp_path / "50-job.exit").read_text() == f"{code}\n"
     assert (tmp_path / "50-job.log").read_bytes() == log
     assert (tmp_path / "50-job.log").stat().st_mode & 0o077 == 0
+    assert {path.name for path in tmp_path.iterdir()} - {"left"} == {
+        "run",
+        "50-job",
+        "50-job.exit",
+        "50-job.log",
+    }
+    if (left := tmp_path / "left").exists():
+        os.kill(int(left.read_text()), signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Patched disks with a real Debian, in virtual machines."""
