@@ -22,6 +22,7 @@ from sender.api.routes import (
     image_requests,
     images,
     machines,
+    patches,
     records,
     rooms,
     schedules,
@@ -43,6 +44,7 @@ TAGS: Final = {
     "images": "The image library.",
     "rooms": "Rooms: named sets of machines.",
     "machines": "Machines, online or not.",
+    "patches": "Settings of single machines, written with the image: templates of rooms, variables of machines.",
     "captures": "Images made of machines' disks: planned → uploading → proving → complete, failed or cancelled.",
     "casts": "One image to one room: planned → gathering → casting → tail → done, failed or cancelled.",
     "wakes": "Wakes: machines switched on by Wake-on-LAN.",
@@ -86,6 +88,10 @@ def _create(path: str, endpoint: Endpoint, tag: str, repeat: Repeat = Repeat.SAM
 
 def _change(path: str, endpoint: Endpoint, tag: str) -> Operation:
     return Operation("PATCH", path, _OPERATE, endpoint, tag, body=Body.JSON, problems=_CONFLICT)
+
+
+def _put(path: str, endpoint: Endpoint, tag: str) -> Operation:
+    return Operation("PUT", path, _OPERATE, endpoint, tag, body=Body.JSON, problems=_CONFLICT)
 
 
 def _remove(path: str, endpoint: Endpoint, tag: str) -> Operation:
@@ -145,6 +151,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _remove("/rooms/{room_id}", rooms.remove_room, "rooms"),
     _order("/rooms/{room_id}/import", rooms.import_machines, "rooms", body=Body.CSV),
     _read("/rooms/{room_id}/live", rooms.watch_room, "rooms"),
+    _read("/rooms/{room_id}/template", patches.get_room_template, "patches", _OPERATE),
+    _put("/rooms/{room_id}/template", patches.put_room_template, "patches"),
+    _remove("/rooms/{room_id}/template", patches.remove_room_template, "patches"),
+    _order("/rooms/{room_id}/template/preview", patches.preview_room_template, "patches", body=Body.JSON),
+    _order("/rooms/{room_id}/variables/import", patches.import_variables, "patches", body=Body.CSV),
     _read("/machines", machines.list_machines, "machines"),
     _create("/machines", machines.add_machine, "machines"),
     _read("/machines/{machine_id}", machines.get_machine, "machines"),
@@ -155,6 +166,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _order("/machines/{machine_id}/revoke", machines.revoke_machine, "machines"),
     _order("/machines/{machine_id}/readmit", machines.readmit_machine, "machines"),
     _read("/machines/{machine_id}/history", machines.list_machine_history, "machines"),
+    _read("/machines/{machine_id}/variables", patches.get_machine_variables, "patches", _OPERATE),
+    _put("/machines/{machine_id}/variables", patches.put_machine_variables, "patches"),
     _read("/machines/{machine_id}/images", image_requests.list_machine_images, "agents", _MACHINE),
     Operation("POST", "/machines/{machine_id}/requests", _MACHINE, image_requests.request_image, "agents",
               _CREATED, Body.JSON, problems=_CONFLICT),

@@ -116,6 +116,10 @@ class Client:
         """Change the fields in ``body``."""
         return self._decode(kind, self._request("PATCH", path, body=body))
 
+    def put(self, path: str, kind: type[T], body: Mapping[str, object]) -> T:
+        """Replace a record."""
+        return self._decode(kind, self._request("PUT", path, body=body))
+
     def put_part(self, path: str, kind: type[T], offset: int, part: bytes) -> T:
         """Send a part of a file that starts at ``offset``; the daemon ignores one that it has."""
         return self._decode(kind, self._request("PUT", path, query={"offset": offset}, part=part))

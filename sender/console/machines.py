@@ -10,6 +10,7 @@ import click
 from sender.console.captures import capture
 from sender.console.image_requests import approve_request, decline_request, requests
 from sender.console.options import api_command, checked_room, list_options
+from sender.console.patch_inputs import variables
 from sender.console.waking import wake
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def machines() -> None:
     """  # noqa: D301
 
 
-for command in (wake, capture, requests, approve_request, decline_request):
+for command in (wake, capture, requests, approve_request, decline_request, variables):
     machines.add_command(command)
 
 

@@ -12,6 +12,7 @@ from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import ConfigurationError, ServerRefusedError
 from protocol.shared.units import parse_duration_s
 from sender.console.options import api_command, checked_room, list_options
+from sender.console.patch_inputs import template
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -32,7 +33,11 @@ def rooms() -> None:
       diskcast rooms create lab-1 --name "Lab 1"
       diskcast rooms import lab-1 machines.csv
       diskcast rooms show lab-1
+      diskcast rooms template set lab-1 lab.toml
     """  # noqa: D301
+
+
+rooms.add_command(template)
 
 
 @rooms.command("list")

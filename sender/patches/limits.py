@@ -9,6 +9,9 @@ from protocol.constants import KIB, MIB
 TEMPLATE_BYTES_MAX: Final = MIB
 """A template file; ten times the scripts and files of an elaborate room."""
 
+STORED_TEMPLATE_BYTES_MAX: Final = 128 * KIB
+"""A room's template in the daemon's database: below the limit of a request, and twice the largest script."""
+
 TEXT_BYTES_MAX: Final = 64 * KIB
 """One file, script or string after its variables are filled in."""
 

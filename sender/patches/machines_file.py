@@ -75,6 +75,11 @@ class PatchMachine:
         return cls(name, machine_id, MappingProxyType(known | {"machine_id": machine_id, "mac": mac}))
 
 
+def is_variable_value(value: str) -> bool:
+    """Return whether ``value`` can be the value of a variable."""
+    return len(value.encode(errors="replace")) <= CELL_BYTES_MAX and value.isprintable()
+
+
 def load_machines(path: Path) -> list[PatchMachine]:
     """Return the machines of a CSV file.
 
@@ -103,38 +108,48 @@ def read_machines(text: str) -> list[PatchMachine]:
     Raises:
         ConfigurationError: a line is invalid, or two machines have the same name, id or hardware address.
     """
-    first, _, _ = text.lstrip("\r\n").partition("\n")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     machines: list[PatchMachine] = []
     seen: dict[tuple[str, str], int] = {}
-    try:
-        for line, variables in _lines(reader):
-            if len(machines) >= MACHINES_MAX:
-                raise ConfigurationError(f"line {line}: more than {MACHINES_MAX} machines: split the file")
-            try:
-                machine = PatchMachine.of(variables)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"line {line}: {error}") from error
-            for key in (
-                ("name", machine.name.lower()),  # two files that differ in case alone are one on some disks
-                ("machine_id", machine.machine_id),
-                ("mac", machine.variables["mac"]),
-            ):
-                if key[1] and key in seen:
-                    raise ConfigurationError(
-                        f"line {line}: the {key[0]} {key[1]!r} is in line {seen[key]} too: give each machine its own"
-                    )
-                seen[key] = line
-            machines.append(machine)
-    except csv.Error as error:
-        raise ConfigurationError(
-            f"line {reader.line_num}: this isn't CSV: {error}; check the quotation marks"
-        ) from error
+    for line, variables in read_lines(text):
+        try:
+            machine = PatchMachine.of(variables)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"line {line}: {error}") from error
+        for key in (
+            ("name", machine.name.lower()),  # two files that differ in case alone are one on some disks
+            ("machine_id", machine.machine_id),
+            ("mac", machine.variables["mac"]),
+        ):
+            if key[1] and key in seen:
+                raise ConfigurationError(
+                    f"line {line}: the {key[0]} {key[1]!r} is in line {seen[key]} too: give each machine its own"
+                )
+            seen[key] = line
+        machines.append(machine)
     if not machines:
         raise ConfigurationError(
             "no machines: the first line names the columns (name,mac,…), the others are machines"
         )
     return machines
+
+
+def read_lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number of each line of CSV text and its cells by column; see :func:`read_machines`.
+
+    Raises:
+        ConfigurationError: a line is invalid.
+    """
+    first, _, _ = text.lstrip("\r\n").partition("\n")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    try:
+        for count, (line, variables) in enumerate(_lines(reader), 1):
+            if count > MACHINES_MAX:
+                raise ConfigurationError(f"line {line}: more than {MACHINES_MAX} machines: split the file")
+            yield line, variables
+    except csv.Error as error:
+        raise ConfigurationError(
+            f"line {reader.line_num}: this isn't CSV: {error}; check the quotation marks"
+        ) from error
 
 
 def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -153,7 +168,7 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, str]]]:
             )
         variables = {column: cell.strip() for column, cell in zip(columns, cells, strict=False)}
         for column, value in variables.items():
-            if len(value.encode()) > CELL_BYTES_MAX or not value.isprintable():
+            if not is_variable_value(value):
                 raise ConfigurationError(
                     f"line {line}, column {column}: at most {CELL_BYTES_MAX} bytes, and no control characters or line "
                     "breaks"

@@ -106,15 +106,27 @@ def load_template(path: Path) -> Template:
             raise ConfigurationError(
                 f"it has more than {TEMPLATE_BYTES_MAX >> 20} MiB: put large files into the image"
             )
-        return parse_template(tomllib.loads(data.decode()))
+        return read_template(data.decode())
     except OSError as error:
         raise ConfigurationError(f"can't read the template {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: the template isn't TOML: {error}") from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{path}: the template is nested too deeply") from error
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
+
+
+def read_template(text: str) -> Template:
+    """Return the template of TOML text.
+
+    Raises:
+        ConfigurationError: it isn't TOML, or declares something invalid.
+    """
+    try:
+        return parse_template(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"the template isn't TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigurationError("the template is nested too deeply") from error
 
 
 def parse_template(data: Mapping[str, object]) -> Template:

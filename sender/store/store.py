@@ -37,6 +37,7 @@ from sender.store.repositories.image_uses import ImageUses
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
 from sender.store.repositories.machines import Machines
+from sender.store.repositories.patch_inputs import PatchInputs
 from sender.store.repositories.retention import Retention
 from sender.store.repositories.rooms import Rooms
 from sender.store.repositories.schedules import Schedules
@@ -73,6 +74,7 @@ class Store:
         self.audit = Audit(database)
         self.rooms = Rooms(database, self.audit)
         self.machines = Machines(database, self.audit)
+        self.patch_inputs = PatchInputs(database, self.audit)
         self.boots = Boots(database, self.audit, self.machines, self.rooms)
         self.enrolments = Enrolments(database, self.audit, self.machines, self.boots)
         self.image_requests = ImageRequests(database, self.audit)

@@ -106,6 +106,38 @@ def test_rooms_and_their_machines(run: Run, answer: Answers) -> None:
     assert "no rooms" in succeeded(run("rooms", "list")).stderr
 
 
+def test_templates_and_variables(run: Run, answer: Answers, tmp_path: Path) -> None:
+    answer("rooms", "create", "named")
+    answer("machines", "add", "pc21", "--room", "named", "--serial", "SN21")
+    template = tmp_path / "named.toml"
+    template.write_text('hostname = "{{ name }}"\ndomain = "{{ domain }}"\n')
+    assert answer("rooms", "template", "set", "named", str(template))["room_id"] == "named"
+    assert "no variable 'domain'" in str(refused(run("rooms", "template", "preview", "named", "pc21")))
+    assert answer("machines", "variables", "set", "pc21", "domain=a.example")["variables"] == {
+        "domain": "a.example"
+    }
+    table = b"name,domain\npc21,lab.example\n"
+    assert answer("machines", "variables", "import", "--room", "named", "-", input=table)["changed"] == 1
+    wrong = b"name,domain\npc99,lab.example\n"
+    assert "line 2" in str(
+        refused(run("machines", "variables", "import", "--room", "named", "-", input=wrong))
+    )
+    assert "lab.example" in succeeded(run("machines", "variables", "show", "pc21")).stdout
+    shown = succeeded(run("rooms", "template", "preview", "named", "pc21")).stdout
+    assert ("pc21.lab.example" in shown, "SN21" in shown) == (True, True)
+    draft = answer(
+        "rooms", "template", "preview", "named", "pc21", "--file", "-", input=b'hostname = "draft"'
+    )
+    assert draft["hostname"] == "draft"
+    assert succeeded(run("rooms", "template", "show", "named")).stdout == template.read_text()
+    assert answer("machines", "variables", "set", "pc21", "domain=")["variables"] == {}
+    assert "isn't NAME=VALUE" in run("machines", "variables", "set", "pc21", "domain").output
+    answer("rooms", "template", "remove", "named")
+    assert "no template" in str(refused(run("rooms", "template", "show", "named")))
+    answer("machines", "remove", "pc21")
+    answer("rooms", "remove", "named")
+
+
 def test_images(run: Run, answer: Answers) -> None:
     (image,) = lines(succeeded(run("images", "list", "--json")))[:-1]
     assert answer("images", "show", image["image_id"][:8])["location"].endswith("lab.dci")

@@ -67,7 +67,8 @@ def old_daemon(revision: str) -> Iterator[None]:
         patch.setattr(schema, "head", lambda: revision)
         patch.setattr("sender.store.open_store.head", lambda: revision)
         later = ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests", "wakes")
-        for table in (*later, "captures", "image_entries", "image_contents"):
+        later += ("captures", "image_entries", "image_contents", "room_templates", "machine_variables")
+        for table in later:
             patch.delitem(journal._TABLES, table)
         yield
 

@@ -81,10 +81,7 @@ async def import_machines(
     is changed, and the response lists the errors.
     """
     await _room(services, room_id)
-    try:
-        text = (await request.body()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise invalid(f"the file isn't UTF-8 (byte {error.start}): save it as CSV UTF-8") from error
+    text = await csv_text(request)
     result = await services.store.run(services.store.machines.import_csv, room_id, text, audit=actor.note())
     forget_cached(services)
     return result
@@ -94,6 +91,18 @@ async def watch_room(services: ServicesOf, room_id: RoomIdPath) -> RoomLive:
     """Show a room and the live state of its machines."""
     room = await _room(services, room_id)
     return RoomLive(room=room, machines=tuple(await services.live_state.machines(room_id)))
+
+
+async def csv_text(request: Request) -> str:
+    """Return the text of a CSV body.
+
+    Raises:
+        RequestRefusedError: it isn't UTF-8.
+    """
+    try:
+        return (await request.body()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise invalid(f"the file isn't UTF-8 (byte {error.start}): save it as CSV UTF-8") from error
 
 
 def _id_of(name: str) -> str:

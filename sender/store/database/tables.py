@@ -118,6 +118,28 @@ machine_macs = sa.Table(
     sa.Index(None, "machine_id", "order_index"),
 )
 
+room_templates = sa.Table(
+    "room_templates",
+    metadata,
+    sa.Column("room_id", CleanText(), sa.ForeignKey("rooms.room_id", ondelete="CASCADE"), primary_key=True),
+    _text("text"),
+    sa.Column("changed_at", UtcTime(), nullable=False),
+    _text("changed_by"),
+)
+"""Templates of machine patches, as operators wrote them; they may hold secrets."""
+
+machine_variables = sa.Table(
+    "machine_variables",
+    metadata,
+    sa.Column(
+        "machine_id", CleanText(), sa.ForeignKey("machines.machine_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("variables", CleanJson(), nullable=False),
+    sa.Column("changed_at", UtcTime(), nullable=False),
+    _text("changed_by"),
+)
+"""Values of variables for templates, some of them secret."""
+
 boot_tokens = sa.Table(
     "boot_tokens",
     metadata,

@@ -1,0 +1,1 @@
+"""Machine patches of the daemon: variables, previews, and the patches of casts."""
