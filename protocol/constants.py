@@ -223,6 +223,20 @@ INVENTORY_KEY_BYTES_MAX = 32
 INVENTORY_VALUE_BYTES_MAX = 256
 """A machine's description of itself (model, serial numbers, disk): at most 9 MiB for 1024 receivers."""
 
+HARDWARE_DEVICES_MAX = 16
+"""Disks, network cards and disk controllers of a machine that its agent reports, of each kind: an inventory has at most
+20 KiB."""
+
+HARDWARE_TEXT_BYTES_MAX = 80
+"""Longest model, serial number or driver of an inventory: ATA's models have 40 letters, NVMe's 40, SCSI's 24."""
+
+MODALIAS_BYTES_MAX = 128
+"""Longest text by which the kernel finds a device's driver; those of USB and PCI have about 60 letters."""
+
+SECTOR_BYTES_MAX = 1 << 20
+"""Largest sector of a disk that an inventory may state: the kernel's pages bound logical sectors, and optimal sizes of
+arrays have hundreds of KiB."""
+
 CHECK_IN_WAIT_S_MAX = 25.0
 """Longest time that a daemon holds a check-in open until there is a cast: proxies and firewalls forget connections
 that are silent for 30 s."""

@@ -28,6 +28,8 @@ from protocol.constants import (
 )
 from protocol.control.capture_messages import CAPTURE_ASSIGNMENT, CaptureAssignment
 from protocol.control.control_messages import COMPLETION, IDENTITY
+from protocol.control.hardware_record import HARDWARE
+from protocol.model.hardware import Hardware
 from protocol.model.session_records import CastId, CompletionReport
 from protocol.schema.json_fields import (
     Address,
@@ -101,6 +103,7 @@ class CheckIn:
         cast_id: the cast that it receives.
         last_result: result of its last cast, repeated until an answer confirms that it is recorded.
         wait_s: time that the daemon may hold its answer until there is a cast.
+        hardware: the machine's hardware, until a daemon has answered a check-in with it; None afterwards.
     """
 
     agent_id: str
@@ -115,6 +118,7 @@ class CheckIn:
     cast_id: CastId | None
     last_result: CastOutcome | None
     wait_s: float
+    hardware: Hardware | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ CHECK_IN: JsonRecord[CheckIn] = JsonRecord(
         "cast_id": Optional(HexInteger()),
         "last_result": Optional(CAST_OUTCOME),
         "wait_s": Number(CHECK_IN_WAIT_S_MAX),
+        "hardware": Optional(HARDWARE),
     },
 )
 

@@ -6,7 +6,6 @@ whose driver is only absent is another finding than one that its driver refuses.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fnmatch
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from receiver.hardware.pci_devices import SYSTEM_ROOT, PciDevice, read_pci_devices
 from receiver.live.messages import (
     DRIVER_FAILED,
     FIRMWARE_MISSING,
@@ -23,10 +23,8 @@ from receiver.live.messages import (
     BootMessage,
 )
 
-SYSTEM_ROOT: Final = Path("/sys")
 KERNEL_LOG: Final = Path("/dev/kmsg")
 
-DEVICES_MAX: Final = 256
 FINDINGS_MAX: Final = 12
 """Most lines: half a screen."""
 
@@ -34,57 +32,12 @@ KERNEL_RECORD_BYTES_MAX: Final = 8192
 """Longest record of ``/dev/kmsg``; a shorter buffer is an error."""
 KERNEL_RECORDS_MAX: Final = 20_000
 
-_ETHERNET: Final = 0x0200
-"""PCI class and subclass. Other network controllers, such as Wi-Fi, receive no casts."""
-_STORAGE: Final = 0x01
-"""PCI class: mass storage."""
-
 _ALIAS: Final = re.compile(r"alias (pci:\S+) (\S+)")
 _FIRMWARE: Final = (
     # Debian's kernels, then others: firmware_class is in drivers/base/firmware_loader/main.c.
     re.compile(r"(?P<device>\S+ \S+): firmware: failed to load (?P<file>\S+) \(-"),
     re.compile(r"(?P<device>\S+ \S+): Direct firmware load for (?P<file>\S+) failed with error"),
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PciDevice:
-    """A PCI device.
-
-    Attributes:
-        address: such as ``0000:00:1f.2``.
-        id_text: vendor and device, such as ``8086:15fa``.
-        class_code: 24 bits: class, subclass, programming interface.
-        modalias: text that the kernel's module loader matches.
-        has_driver: True if a driver is bound to it.
-    """
-
-    address: str
-    id_text: str
-    class_code: int
-    modalias: str
-    has_driver: bool
-
-
-def read_pci_devices(root: Path = SYSTEM_ROOT) -> list[PciDevice]:
-    """Return the PCI devices, by address."""
-    found = []
-    try:
-        folders = sorted((root / "bus/pci/devices").iterdir())
-    except OSError:
-        return []
-    for folder in folders[:DEVICES_MAX]:
-        vendor, device, code = (_hexadecimal(folder / name) for name in ("vendor", "device", "class"))
-        found.append(
-            PciDevice(
-                address=folder.name,
-                id_text=f"{vendor:04x}:{device:04x}",
-                class_code=code,
-                modalias=_text(folder / "modalias"),
-                has_driver=(folder / "driver").exists(),
-            )
-        )
-    return found
 
 
 def modules_for(modalias: str, alias_lines: Iterable[str]) -> list[str]:
@@ -107,7 +60,7 @@ def find_missing_drivers(devices: Iterable[PciDevice], alias_lines: Iterable[str
     lines = list(alias_lines)
     found = []
     for device in devices:
-        if device.has_driver:
+        if device.driver:
             continue
         missing, kind = _kind(device)
         if missing is None:
@@ -121,9 +74,9 @@ def find_missing_drivers(devices: Iterable[PciDevice], alias_lines: Iterable[str
 
 
 def _kind(device: PciDevice) -> tuple[BootMessage | None, str]:
-    if device.class_code >> 8 == _ETHERNET:
+    if device.is_network_card:
         return NO_NETWORK_DRIVER, "network card"
-    if device.class_code >> 16 == _STORAGE:
+    if device.is_disk_controller:
         return NO_STORAGE_DRIVER, "disk controller"
     return None, ""
 
@@ -172,13 +125,6 @@ def read_findings(root: Path = SYSTEM_ROOT, kernel_log: Path = KERNEL_LOG) -> li
     lines = _text(aliases).splitlines()
     drivers = find_missing_drivers(read_pci_devices(root), lines)
     return [*drivers, *find_missing_firmware(read_kernel_log(kernel_log))][:FINDINGS_MAX]
-
-
-def _hexadecimal(path: Path) -> int:
-    try:
-        return int(_text(path), 16)
-    except ValueError:
-        return 0
 
 
 def _text(path: Path) -> str:

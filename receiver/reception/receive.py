@@ -16,6 +16,7 @@ from protocol.image.manifest import Manifest
 from protocol.model.session_records import MachineIdentity
 from receiver.disk.queue_settings import tuned_queue
 from receiver.disk.target import Target
+from receiver.hardware.read_hardware import read_hardware
 from receiver.reception.cast_link import CastLink
 from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.machine_identity import describe_machine, read_identity
@@ -115,7 +116,7 @@ async def receive_cast(
             return connect(known, known.source)
 
         inventory = {
-            **describe_machine(options.interface),
+            **describe_machine(options.interface, read_hardware()),
             "target": str(target.path),
             "target_bytes": str(target.size_bytes),
             **options.receiver.inventory,

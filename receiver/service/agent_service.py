@@ -34,9 +34,11 @@ from protocol.control.check_in import (
     outcome_of,
 )
 from protocol.errors import DiskcastError, EnrolmentRefusedError, NoSenderError, SenderLostError
+from protocol.model.hardware import Hardware
 from protocol.model.session_records import CastId, MachineIdentity
 from protocol.shared.units import format_duration
 from receiver.capture.capture_disk import CapturedImage, CaptureProgress, CaptureStopped
+from receiver.hardware.hardware_watch import HardwareWatch
 from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker, endpoint_of
 from receiver.reception.network.http_client import Unreachable
@@ -145,6 +147,7 @@ class AgentService:
         exit_when_idle: bool = False,
         wants: Callable[[Assignment], bool] = lambda _assignment: True,
         capture: MakeCapture | None = None,
+        hardware: HardwareWatch | None = None,
     ) -> None:
         """Args:
         ring: the daemons to check in with.
@@ -157,6 +160,7 @@ class AgentService:
         exit_when_idle: stop when nothing has been planned for as long as the daemon says.
         wants: returns whether to receive an assigned cast; one that isn't wanted is declined for now.
         capture: makes a capture; None to leave captures to another run of the agent.
+        hardware: this machine's hardware, to report when it is new to a daemon; None to leave it out.
         """
         self._ring = ring
         self._description = description
@@ -169,6 +173,8 @@ class AgentService:
         self._idle_watch = IdleWatch()
         self._wants = wants
         self._capture = capture
+        self._hardware = hardware
+        self._hardware_known: Hardware | None = None
         self._agent_id = secrets.token_hex(16)
         self._unrecorded: dict[CastId, CastOutcome] = {}
         self._last_cast: CastId | None = None
@@ -222,12 +228,25 @@ class AgentService:
 
     async def _wait_for_cast(self) -> tuple[Assignment, CheckInAnswer] | None:
         """Return the next cast to receive; None if nothing has been planned for long enough."""
-        declined = False
+        try:
+            async with trio.open_nursery() as nursery:
+                waited = await self._poll(nursery)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise single_error(group) from group
+        return waited
+
+    async def _poll(self, nursery: trio.Nursery) -> tuple[Assignment, CheckInAnswer] | None:
+        """Check in until there is a cast; after the first answer, watch the hardware in ``nursery``."""
+        declined, watched = False, self._hardware is None
         while True:
             # Long-poll only once this machine is registered and its results are recorded, since both are urgent.
             # After a declined assignment a long poll would return at once.
             settled = self._registration is not None and not self._unrecorded and not declined
             answer = await self._check_in(AgentState.IDLE, wait_s=CHECK_IN_WAIT_S_MAX if settled else 0.0)
+            if not watched and self._hardware is not None:
+                nursery.start_soon(self._hardware.run)
+                watched = True
             assignment = answer.assignment
             if assignment is not None and self._accepts(assignment):
                 return assignment, answer
@@ -285,7 +304,9 @@ class AgentService:
         registration = (url, answer.machine_id, answer.name)
         if registration != self._registration:
             self._registration = registration
+            self._hardware_known = None
             self._log.waiting(*registration)
+        self._hardware_known = message.hardware or self._hardware_known
         result = message.last_result
         if result is not None and answer.recorded_cast_id == result.cast_id:
             self._unrecorded.pop(result.cast_id, None)
@@ -307,7 +328,16 @@ class AgentService:
             cast_id=cast_id,
             last_result=next(iter(self._unrecorded.values()), None),
             wait_s=wait_s,
+            hardware=self._hardware_to_report(),
         )
+
+    def _hardware_to_report(self) -> Hardware | None:
+        """Return the hardware if the daemon may not know it: it is new, or the last check-in went elsewhere."""
+        if self._hardware is None or (
+            self._registration is not None and self._hardware_known == self._hardware.hardware
+        ):
+            return None
+        return self._hardware.hardware
 
     def _note_enrolment(self, answer: CheckInAnswer) -> bool:
         """Keep a new secret, or show the code of a machine that waits for approval; return whether it checked in."""

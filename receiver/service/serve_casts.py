@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import random
@@ -12,8 +13,11 @@ import trio
 
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError
+from protocol.model.hardware import Hardware
 from protocol.program.peer_trust import PeerTrust
 from receiver.capture.capture_runner import CaptureRunner
+from receiver.hardware.hardware_watch import HardwareWatch
+from receiver.hardware.read_hardware import read_hardware
 from receiver.reception.machine_identity import describe_machine
 from receiver.reception.machine_options import MachineOptions
 from receiver.reception.network.interface import require_interface
@@ -26,6 +30,7 @@ from receiver.service.restart import prepare_restart
 from receiver.service.server_client import DaemonRing, ServerClient
 from receiver.shared.signal_scope import run_until_signal
 from receiver.target.options import TargetOptions
+from receiver.target.selection import names_disk, names_file
 from receiver.trust.accepted_images import TrustOptions
 
 JOIN_TIMEOUT_S: Final = 60.0
@@ -94,14 +99,17 @@ def _build_service(options: ServiceOptions, log: ServiceLog) -> AgentService:
     """Build the service.
 
     Raises:
-        ConfigurationError: a URL is invalid, or this machine has no identity.
+        ConfigurationError: a URL or the target's rule is invalid, or this machine has no identity.
     """
     machine = options.machine
+    hardware = HardwareWatch(
+        functools.partial(_read_hardware, options.target, options.target_options.partition)
+    )
     credentials = MachineCredentials(options.token, options.trust.state_directory)
     clients = [ServerClient(url, credentials, options.certificates) for url in options.servers]
     return AgentService(
         DaemonRing(clients, random.Random()),
-        describe_agent(machine),
+        describe_agent(machine, hardware.hardware),
         reception_options(options),
         credentials,
         receive=receive_cast,
@@ -109,10 +117,22 @@ def _build_service(options: ServiceOptions, log: ServiceLog) -> AgentService:
         log=log,
         exit_after_success=options.after is not AfterCast.WAIT,
         exit_when_idle=options.restart_when_idle,
+        hardware=hardware,
     )
 
 
-def describe_agent(machine: MachineOptions) -> AgentDescription:
+def _read_hardware(target: str, partition: int | None) -> Hardware:
+    """Return this machine's hardware, with the disks that are the target or may be."""
+    return read_hardware(
+        is_candidate=(lambda _disk: False)
+        if partition is not None
+        else functools.partial(names_disk, target),
+        target=target,
+        target_is_file=names_file(target, partition),
+    )
+
+
+def describe_agent(machine: MachineOptions, hardware: Hardware) -> AgentDescription:
     """Return the facts that check-ins carry.
 
     Raises:
@@ -128,7 +148,7 @@ def describe_agent(machine: MachineOptions) -> AgentDescription:
         name=machine.name,
         version=importlib.metadata.version("diskcast"),
         identity=identity,
-        inventory=describe_machine(machine.interface),
+        inventory=describe_machine(machine.interface, hardware),
     )
 
 

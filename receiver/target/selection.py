@@ -24,6 +24,7 @@ from receiver.disk.inventory.block_devices import (
 )
 from receiver.disk.inventory.holders import LoopProbe, loop_file
 from receiver.disk.inventory.read_devices import read_inventory
+from receiver.disk.inventory.sysfs import device_folder
 from receiver.target.eligibility import (
     NOTHING_WRITTEN,
     ImageNeeds,
@@ -128,6 +129,35 @@ def is_path(text: str) -> bool:
     """Return whether ``--target`` is a path rather than a selector."""
     kind, separator, _ = text.partition("=")
     return text != "auto" and not text.startswith("auto:") and not (separator and kind in _MATCHERS)
+
+
+def names_disk(text: str, disk: BlockDevice) -> bool:
+    """Return whether ``--target`` names ``disk``, or may choose it by its rule; eligible or not."""
+    kind, separator, value = text.partition("=")
+    if separator and kind in _MATCHERS:
+        return _MATCHERS[kind](disk, value.strip())
+    return block_device_of(text) == disk.number if is_path(text) else parse_rule(text).admits(disk)
+
+
+def names_file(text: str, partition: int | None) -> bool:
+    """Return whether ``--target`` names a file, also a new one, or a partition, rather than a disk."""
+    if partition is not None:
+        return True
+    if not is_path(text):
+        return False
+    number = block_device_of(text)
+    if number is None:
+        return not Path(text).is_relative_to(SYSTEM_PATHS.dev)
+    return (device_folder(number) / "partition").exists()
+
+
+def block_device_of(text: str) -> int | None:
+    """Return the number of the block device at a path; None for a file, or where nothing is."""
+    try:
+        status = Path(text).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
 
 
 def _refuse_misspelt(text: str) -> None:

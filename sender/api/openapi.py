@@ -18,6 +18,13 @@ from protocol.control.capture_messages import (
 )
 from protocol.control.check_in import ASSIGNMENT, CAST_OUTCOME, CHECK_IN, CHECK_IN_ANSWER
 from protocol.control.control_messages import API_BASE, PROBLEM_TYPE
+from protocol.control.hardware_record import (
+    DISK_HEALTH,
+    HARDWARE,
+    HARDWARE_CARD,
+    HARDWARE_CONTROLLER,
+    HARDWARE_DISK,
+)
 from protocol.control.image_requests import IMAGE_CHOICE, LIBRARY_IMAGE, LIBRARY_IMAGES, REQUEST_STATUS
 from protocol.schema.json_fields import (
     Address,
@@ -245,6 +252,11 @@ def _role(access: Access) -> str:
 _RECORDS: Final = (
     (CAST_OUTCOME, "CastOutcome", "Result of a cast on one machine."),
     (CHECK_IN, "CheckIn", "Report of an agent about itself."),
+    (HARDWARE, "ReportedHardware", "A machine's hardware, as its agent reports it."),
+    (HARDWARE_DISK, "ReportedDisk", "A disk of a machine."),
+    (DISK_HEALTH, "ReportedDiskHealth", "A disk's health by SMART."),
+    (HARDWARE_CARD, "ReportedCard", "A network card of a machine, with or without a driver."),
+    (HARDWARE_CONTROLLER, "ReportedController", "A disk controller of a machine."),
     (ASSIGNMENT, "Assignment", "The cast that a machine joins, and its control URL."),
     (
         CAPTURE_ASSIGNMENT,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from protocol.errors import ConfigurationError
+from sender.console.csv_file import csv_option, write_csv
 from sender.console.options import api_command, checked_cast, checked_room, list_options
 
 if TYPE_CHECKING:
-    from sender.console.client import Client, Query
+    from sender.console.client import Client
     from sender.console.output import Output
 
 _DETAIL_CHARACTERS_MAX = 80
@@ -24,13 +22,6 @@ _since_option = click.option(
     "--since", metavar="TIME", help="Not before 2026-11-01, 2026-11-01T12:00 or 7d (ago)."
 )
 _until_option = click.option("--until", metavar="TIME", help="Before this time; the formats of --since.")
-_csv_option = click.option(
-    "--csv",
-    "csv_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write all matching lines as CSV to FILE; '-' for stdout.",
-)
 
 
 @click.group(invoke_without_command=True)
@@ -41,7 +32,7 @@ _csv_option = click.option(
 @click.option("--failed", is_flag=True, help="Only machines that ended incomplete.")
 @_since_option
 @_until_option
-@_csv_option
+@csv_option
 @list_options
 @api_command
 def history(
@@ -84,7 +75,7 @@ def history(
         **_period(since, until),
     }
     if csv_path is not None:
-        _write_csv(
+        write_csv(
             client, output, "/history.csv", query, csv_path, wanted=_ended_incomplete if failed else None
         )
         return
@@ -105,7 +96,7 @@ def history(
 )
 @_since_option
 @_until_option
-@_csv_option
+@csv_option
 @list_options
 @api_command
 def audit(
@@ -133,7 +124,7 @@ def audit(
 
     query = {"actor": actor, "subject": subject, **_period(since, until)}
     if csv_path is not None:
-        _write_csv(client, output, "/audit.csv", query, csv_path)
+        write_csv(client, output, "/audit.csv", query, csv_path)
         return
 
     def detail(entry: AuditEntry) -> str:
@@ -172,66 +163,6 @@ def _ended_incomplete(row: dict[str, str]) -> bool:
     from sender.store.records.machine_states import MachineState
 
     return bool(row.get("ended_at")) and row.get("state") != MachineState.COMPLETE
-
-
-def _rows_wanted(parts: Iterable[bytes], wanted: Callable[[dict[str, str]], bool]) -> Iterator[bytes]:
-    """Yield the header and the wanted rows of a CSV file that arrives in parts."""
-    import codecs
-    import csv
-    import io
-
-    def lines() -> Iterator[str]:
-        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        rest = ""
-        for part in parts:
-            *whole, rest = (rest + decode(part)).split("\n")
-            yield from (f"{line}\n" for line in whole)
-        if rest:
-            yield rest
-
-    reader = csv.DictReader(lines())
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, reader.fieldnames or (), extrasaction="ignore")
-    writer.writeheader()
-    for row in reader:
-        if wanted(row):
-            writer.writerow(row)
-            yield text.getvalue().encode()
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue().encode()
-
-
-def _write_csv(
-    client: Client,
-    output: Output,
-    path: str,
-    query: Query,
-    csv_path: Path,
-    *,
-    wanted: Callable[[dict[str, str]], bool] | None = None,
-) -> None:
-    """Copy the daemon's CSV as a stream: years of history may not fit into memory."""
-    to_stdout = str(csv_path) == "-"
-    if to_stdout and output.json_lines:
-        raise ConfigurationError(
-            "--csv - and --json both write to stdout: name a file, or leave one of them out"
-        )
-    with client.stream(path, query) as response:
-        parts = response.iter_bytes() if wanted is None else _rows_wanted(response.iter_bytes(), wanted)
-        try:
-            if to_stdout:
-                for part in parts:
-                    sys.stdout.buffer.write(part)
-                sys.stdout.buffer.flush()
-                return
-            with csv_path.open("wb") as file:
-                for part in parts:
-                    file.write(part)
-                size_bytes = file.tell()
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {csv_path}: {error.strerror or error}") from error
-    output.done(f"wrote {csv_path}", path=str(csv_path), size_bytes=size_bytes)
 
 
 def _is_short(value: object) -> bool:

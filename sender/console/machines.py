@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from sender.console.captures import capture
+from sender.console.csv_file import csv_option, write_csv
 from sender.console.image_requests import approve_request, decline_request, requests
 from sender.console.options import api_command, checked_room, list_options
 from sender.console.patch_inputs import variables
 from sender.console.waking import wake
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sender.console.client import Client
     from sender.console.output import Output
     from sender.store.records.machines import Machine
@@ -37,6 +40,9 @@ def machines() -> None:
 
 for command in (wake, capture, requests, approve_request, decline_request, variables):
     machines.add_command(command)
+
+
+_search_option = click.option("--search", metavar="WORDS", help="Only machines with all of these words.")
 
 
 class Details(TypedDict):
@@ -68,16 +74,30 @@ def _detail_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @machines.command("list")
 @click.option("--room", "room_id", metavar="ROOM", callback=checked_room, help="Only machines of this room.")
+@_search_option
+@csv_option
 @list_options
 @api_command
 def list_machines(
-    client: Client, output: Output, *, room_id: str | None, limit: int, everything: bool
+    client: Client,
+    output: Output,
+    *,
+    room_id: str | None,
+    search: str | None,
+    csv_path: Path | None,
+    limit: int,
+    everything: bool,
 ) -> None:
     """List machines, by name.
+
+    --search finds words of names, places, notes, addresses, serial numbers and hardware, such as 4kn, bios, r8169 or
+    "smart failing".
 
     \b
     Examples:
       diskcast machines list
+      diskcast machines list --search "nvme 4kn"
+      diskcast machines list --room lab-1 --csv lab-1.csv
       diskcast machines list --room lab-1 --all
       diskcast machines list --json
     """  # noqa: D301
@@ -85,6 +105,10 @@ def list_machines(
     from sender.labels import ENROLMENT_STATES
     from sender.store.records.machines import Machine
 
+    query = {"room_id": room_id, "search": search}
+    if csv_path is not None:
+        write_csv(client, output, "/machines.csv", query, csv_path)
+        return
     columns: list[Column[Machine]] = [
         Column("machine", lambda machine: machine.name, cut=True),
         Column("room", lambda machine: machine.room_id or ""),
@@ -97,7 +121,7 @@ def list_machines(
     ]
     output.listed(
         "machine",
-        client.listed("/machines", Machine, {"room_id": room_id}),
+        client.listed("/machines", Machine, query),
         columns,
         limit=None if everything else limit,
         nothing="no machines: start their agents, or import them with `diskcast rooms import`",
@@ -121,6 +145,7 @@ def show(client: Client, output: Output, machine: str) -> None:
     from sender.store.records.boots import BootAction
 
     found = find_machine(client, machine)
+    hardware = _hardware_of(client, found)
     output.record(
         found,
         [
@@ -147,6 +172,7 @@ def show(client: Client, output: Output, machine: str) -> None:
             ("firmware UUID", found.uuid),
             ("added", local_time(found.created_at)),
             *((key, str(value)) for key, value in found.inventory.items()),
+            *hardware,
         ],
     )
 
@@ -453,6 +479,38 @@ def _given(details: Details) -> dict[str, object]:
     if details["mac"]:
         given["macs"] = [mac for mac in details["mac"] if mac]
     return given
+
+
+def _hardware_of(client: Client, machine: Machine) -> list[tuple[str, str]]:
+    """Return the rows that the textual inventory doesn't have: one for each disk and card, and the TPM."""
+    from http import HTTPStatus
+
+    from protocol.errors import ServerRefusedError
+    from sender.console.lookup import path
+    from sender.store.records.hardware import MachineHardware, disk_text, health_text
+
+    try:
+        hardware = client.get(path("machines", machine.machine_id, "hardware"), MachineHardware).hardware
+    except ServerRefusedError as error:
+        if error.details.get("status") != HTTPStatus.NOT_FOUND:
+            raise
+        return []  # its agent hasn't reported it yet
+    rows = [("architecture", hardware.architecture), ("TPM", hardware.tpm_version)]
+    for disk in hardware.disks:
+        facts = (disk_text(disk), f"{disk.sector_bytes}-byte sectors", f"SMART {health_text(disk.health)}")
+        rows.append(("disk", ", ".join(facts)))
+    for card in hardware.cards:
+        speed = "" if card.speed_mbps is None else f"{card.speed_mbps} Mbit/s"
+        shown = (
+            card.name,
+            card.mac,
+            card.device_id,
+            card.driver or "no driver",
+            speed,
+            "USB" if card.on_usb else "",
+        )
+        rows.append(("card", ", ".join(filter(None, shown))))
+    return rows
 
 
 def _boot_text(machine: Machine) -> str:

@@ -17,6 +17,7 @@ import structlog
 
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
 from protocol.errors import DatabaseError, RollbackError, TrustError, UnsignedImageError
+from protocol.model.hardware import Hardware
 from protocol.model.session_records import CastId
 from sender.daemon.captures.capture_desk import CaptureDesk
 from sender.daemon.enrolment_desk import EnrolmentDesk, EnrolmentGrant, report_of
@@ -71,13 +72,15 @@ class _KnownMachine:
     """A machine that checks in.
 
     Attributes:
-        report_digest: of everything that its agent reported about it.
+        report_digest: of everything that its agent reported about it, except for the hardware.
+        hardware: its hardware, as its agent reported it to this daemon; None if it didn't.
         read_at: monotonic seconds at which the machine was last read.
     """
 
     report_digest: str
     machine: Machine
     read_at: float
+    hardware: Hardware | None
 
 
 class CheckInHandler:
@@ -195,9 +198,12 @@ class CheckInHandler:
             RequestRefusedError: it was removed.
         """
         report = dataclasses.replace(report_of(check_in, address), machine_id=machine_id)
-        digest = hashlib.blake2b(repr((check_in.agent_id, report)).encode(), digest_size=16).hexdigest()
+        described = (check_in.agent_id, dataclasses.replace(report, hardware=None))
+        digest = hashlib.blake2b(repr(described).encode(), digest_size=16).hexdigest()
         known = self._known.get(machine_id)
-        if known is not None and known.report_digest == digest:
+        # An agent leaves its hardware out when a daemon knows it.
+        same_hardware = report.hardware is None or (known is not None and known.hardware == report.hardware)
+        if known is not None and known.report_digest == digest and same_hardware:
             self._known.move_to_end(machine_id)
             recorded = await self._recorded(known)
             if recorded is not None:
@@ -206,7 +212,8 @@ class CheckInHandler:
         if machine is None:
             self._known.pop(machine_id, None)
             raise unauthorised(f"machine {machine_id} was removed: enrol it again with a token")
-        self._known[machine_id] = _KnownMachine(digest, machine, time.monotonic())
+        hardware = report.hardware or (known.hardware if known is not None else None)
+        self._known[machine_id] = _KnownMachine(digest, machine, time.monotonic(), hardware)
         while len(self._known) > _KNOWN_MAX:
             self._known.popitem(last=False)
         _log.info("machine_checked_in", machine=machine.name, address=address, version=check_in.version)

@@ -160,6 +160,7 @@ def report_of(check_in: CheckIn, address: str) -> MachineReport:
         address=address,
         agent_version=check_in.version,
         inventory=check_in.inventory,
+        hardware=check_in.hardware,
     )
 
 

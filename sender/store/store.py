@@ -36,6 +36,7 @@ from sender.store.repositories.image_requests import ImageRequests
 from sender.store.repositories.image_uses import ImageUses
 from sender.store.repositories.images import Images
 from sender.store.repositories.leases import Leases
+from sender.store.repositories.machine_hardware import HardwareRecords
 from sender.store.repositories.machines import Machines
 from sender.store.repositories.patch_inputs import PatchInputs
 from sender.store.repositories.retention import Retention
@@ -75,6 +76,7 @@ class Store:
         self.rooms = Rooms(database, self.audit)
         self.machines = Machines(database, self.audit)
         self.patch_inputs = PatchInputs(database, self.audit)
+        self.hardware = HardwareRecords(database)
         self.boots = Boots(database, self.audit, self.machines, self.rooms)
         self.enrolments = Enrolments(database, self.audit, self.machines, self.boots)
         self.image_requests = ImageRequests(database, self.audit)

@@ -13,6 +13,8 @@ from sender.api.bodies import csv_download
 from sender.store.records.access import Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
+from tests.store.samples import report
+from tests.support.hardware import sample_disk, sample_hardware
 
 
 def walk(client: httpx.Client, path: str, limit: int, **query: object) -> list[list[dict[str, Any]]]:
@@ -96,6 +98,30 @@ def test_history_and_audit_can_be_downloaded_as_csv(
     history = operator.get("/history.csv", params={"state": "failed"})
     assert next(csv.reader(io.StringIO(history.text)))[:3] == ["cast_id", "cast_name", "created_by"]
     check_problem(operator.get("/history.csv", params={"cast_id": "x"}), 422)
+
+
+def test_machines_are_searched_and_downloaded_with_their_hardware(
+    guarded: Served, operator: httpx.Client
+) -> None:
+    odd = sample_hardware(disks=(sample_disk(model="=EVIL()", sector_bytes=4096),))
+    for number, hardware in ((1, odd), (2, None)):
+        report(
+            guarded.services.store, name=f"hw-{number}", macs=[f"52:54:00:77:00:0{number}"], hardware=hardware
+        )
+    found = operator.get("/machines", params={"search": "hw-1 4kn"}).json()["items"]
+    assert [machine["name"] for machine in found] == ["hw-1"]
+    shown = operator.get(f"/machines/{found[0]['machine_id']}/hardware")
+    assert shown.json()["hardware"]["disks"][0]["sector_bytes"] == 4096
+    answer = operator.get("/machines.csv", params={"search": "hw-"})
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="diskcast-machines.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["machine"], row["sector_bytes"], row["firmware"]) for row in rows] == [
+        ("hw-1", "4096", "uefi"),
+        ("hw-2", "", ""),
+    ]
+    assert "=EVIL()" in rows[0]["disks"]
+    bare = operator.get("/machines", params={"search": "hw-2"}).json()["items"][0]["machine_id"]
+    check_problem(operator.get(f"/machines/{bare}/hardware"), 404)
 
 
 def test_the_audit_names_actor_and_request(operator: httpx.Client) -> None:

@@ -19,6 +19,7 @@ from protocol.errors import (
     TrustError,
     UnsignedImageError,
 )
+from protocol.model.hardware import Hardware
 from protocol.model.session_records import CastId
 from sender.config.config_file import load_config
 from sender.daemon import check_in as module
@@ -42,6 +43,7 @@ from sender.store.repositories.boots import TOKEN_LIFETIME, DecidedBoot, new_boo
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
+from tests.support.hardware import sample_hardware
 from tests.support.idle_captures import idle_captures
 
 REPORTED = CheckIn(
@@ -127,6 +129,39 @@ def test_a_machine_moved_through_another_daemon_is_in_its_new_room(
         return before.room_id, (await desk._machine(REPORTED, machine_id, "10.0.0.7")).room_id
 
     assert asyncio.run(meet()) == (None, "lab-1")
+
+
+def test_hardware_is_recorded_when_it_is_reported_and_kept_when_it_is_left_out(
+    desk: CheckInHandler, store: Store
+) -> None:
+    """An agent reports it once: the machine must not lose it with the next check-in."""
+
+    async def meet() -> list[Hardware]:
+        machine_id = await enrolled(desk)
+        found = []
+        for hardware in (sample_hardware(), None, sample_hardware(disks=()), None):
+            await desk.answer(dataclasses.replace(REPORTED, hardware=hardware), machine_id, "10.0.0.7")
+            found.append(store.hardware.of_machines([machine_id])[machine_id].hardware)
+        return found
+
+    known = [sample_hardware()] * 2 + [sample_hardware(disks=())] * 2
+    assert asyncio.run(meet()) == known
+
+
+def test_check_ins_without_a_change_write_nothing(
+    desk: CheckInHandler, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def meet() -> int:
+        machine_id = await enrolled(desk)
+        check_in = dataclasses.replace(REPORTED, hardware=sample_hardware())
+        await desk.answer(check_in, machine_id, "10.0.0.7")
+        written: list[MachineReport] = []
+        monkeypatch.setattr(desk._updating, "submit", written.append)
+        for again in (REPORTED, check_in, REPORTED):
+            await desk.answer(again, machine_id, "10.0.0.7")
+        return len(written)
+
+    assert asyncio.run(meet()) == 0
 
 
 def test_a_machine_removed_through_another_daemon_must_enrol_again(

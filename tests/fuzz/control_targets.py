@@ -14,11 +14,13 @@ from protocol.control import control_messages as messages
 from protocol.control.boot_parameters import parse_boot_parameters_untrusted
 from protocol.errors import ConfigurationError, JoinRefusedError, ProtocolError, WireVersionError
 from protocol.image.manifest_format import build_manifest_start
+from receiver.hardware.smart import parse_health_untrusted
 from sender.daemon.captures.upload_start import UploadStart
 from sender.store.records.captures import CapturePlan
 from tests.fuzz.samples import json_bytes, sample_object
 from tests.fuzz.target import Structure, Target
 from tests.support.capture_batches import sample_proof_batch, sample_span_batch
+from tests.support.smart_output import ATA, NO_SMART, NVME
 
 BLOCK_COUNT = 100
 GEOMETRY = capture_messages.BlockGeometry(BLOCK_COUNT * (1 << 16) - 5, 1 << 16)
@@ -172,6 +174,13 @@ TARGETS = (
         lambda data: parse_boot_parameters_untrusted(data.decode(errors="replace")),
         (ConfigurationError,),
         _command_lines,
+    ),
+    Target(
+        "health of a disk",
+        parse_health_untrusted,
+        (ProtocolError,),
+        lambda: [json_bytes(document) for document in (NVME, ATA, NO_SMART)],
+        Structure.JSON,
     ),
     Target(
         "problem details",

@@ -27,6 +27,7 @@ from protocol.errors import (
     TargetInUseError,
 )
 from protocol.model.session_records import CastId, MachineIdentity
+from receiver.hardware.hardware_watch import HardwareWatch
 from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker, endpoint_of
 from receiver.reception.network.http_client import Unreachable
@@ -46,6 +47,7 @@ from receiver.target.options import DEFAULTS
 from receiver.trust.accepted_images import TrustOptions
 from receiver.trust.image_gate import ImageGate
 from tests.shell.small_cast import Recorder
+from tests.support.hardware import sample_hardware
 from tests.unit.protocol.control.test_check_in import ASSIGNMENT
 from tests.unit.receiver.reception.reporting.test_progress import RECEPTION, STATUS
 
@@ -204,7 +206,12 @@ class World:
     """A service and its daemons."""
 
     def __init__(
-        self, *, daemon_count: int = 1, exit_after_success: bool = False, exit_when_idle: bool = False
+        self,
+        *,
+        daemon_count: int = 1,
+        exit_after_success: bool = False,
+        exit_when_idle: bool = False,
+        hardware: HardwareWatch | None = None,
     ) -> None:
         self.database = FakeDatabase()
         self.daemons = [
@@ -227,6 +234,7 @@ class World:
             log=self.log,  # type: ignore[arg-type]
             exit_after_success=exit_after_success,
             exit_when_idle=exit_when_idle,
+            hardware=hardware,
         )
         self.end: ServiceEnd | None = None
 
@@ -271,6 +279,35 @@ async def test_a_waiting_agent_identifies_itself_and_long_polls(
     assert [check_in.wait_s for _, _, check_in in world.database.check_ins[:3]] == [0.0, 25.0, 25.0]
     assert world.log.lines == [("waiting", "http://10.0.0.0:7400", "m-1", "seat 1")]
     assert world.service.status().state is ReceptionState.WAITING
+
+
+async def test_hardware_is_reported_until_a_daemon_knows_it_and_when_it_changes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Otherwise each of a thousand waiting machines sends some KiB with each of its check-ins."""
+    disks = [sample_hardware(), sample_hardware(disks=())]
+    watch = HardwareWatch(lambda: disks[0], lambda _disk: None)
+    world = World(daemon_count=2, hardware=watch)
+    first, second = world.daemons
+
+    def fail() -> None:
+        first.up = False
+
+    def plug_out() -> None:
+        watch.hardware = disks[1]
+
+    async with trio.open_nursery() as nursery:
+        world.after(nursery, 100.0, fail)
+        world.after(nursery, 250.0, plug_out)
+        await world.serve(400.0)
+    reports = [(url, check_in.hardware) for _, url, check_in in world.database.check_ins if check_in.hardware]
+    assert reports[0] == (first.url, disks[0])
+    assert [one for one in reports if one[0] == second.url][-2:] == [
+        (second.url, disks[0]),
+        (second.url, disks[1]),
+    ]
+    answered = [check_in.hardware for _, url, check_in in world.database.check_ins if url == second.url]
+    assert answered.count(None) >= len(answered) - 2
 
 
 async def test_a_daemon_that_was_down_for_days_is_found_within_seconds(

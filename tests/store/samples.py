@@ -68,7 +68,7 @@ def old_daemon(revision: str) -> Iterator[None]:
         patch.setattr("sender.store.open_store.head", lambda: revision)
         later = ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests", "wakes")
         later += ("captures", "image_entries", "image_contents", "room_templates", "machine_variables")
-        for table in later:
+        for table in (*later, "machine_hardware"):
             patch.delitem(journal._TABLES, table)
         yield
 

@@ -10,6 +10,7 @@ import trio
 from protocol.control.check_in import Assignment, CheckIn, CheckInAnswer
 from protocol.errors import DiskcastError
 from protocol.model.session_records import CastId
+from receiver.hardware.hardware_watch import HardwareWatch
 from receiver.live.menu.daemon_api import OperatorApi
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker
 from receiver.reception.options import ReceiveOptions
@@ -116,6 +117,7 @@ class DaemonSession:
         options: ReceiveOptions,
         credentials: MachineCredentials,
         log: SessionLog,
+        hardware: HardwareWatch,
     ) -> None:
         """Args:
         ring: the daemons.
@@ -123,6 +125,7 @@ class DaemonSession:
         options: how to receive; the target is chosen later.
         credentials: a boot token, or a token for enrolment.
         log: notified of events.
+        hardware: this machine's hardware.
         """
         self._ring = ring
         self._credentials = credentials
@@ -138,6 +141,7 @@ class DaemonSession:
             log=log,
             exit_after_success=True,
             wants=self._wants,
+            hardware=hardware,
         )
 
     @property

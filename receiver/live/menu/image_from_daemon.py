@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Final
 
@@ -12,6 +13,9 @@ from protocol.errors import ConfigurationError, ServerRefusedError, leaf_errors
 from protocol.model.session_records import CastId
 from protocol.shared.units import format_bytes
 from protocol.trust.image_policy import AcceptedImage
+from receiver.disk.inventory.block_devices import DeviceKind
+from receiver.hardware.hardware_watch import HardwareWatch
+from receiver.hardware.read_hardware import read_hardware
 from receiver.live.menu.choices import Row, disk_text, selector_of
 from receiver.live.menu.console import ConsoleLostError, GoBackError
 from receiver.live.menu.daemon_api import DaemonApi, MachineApi, OperatorApi
@@ -87,12 +91,17 @@ class ImageFromDaemon:
         ring = ObservedRing(
             [ServerClient(url, credentials, service.certificates) for url in service.servers], random.Random()
         )
+        # The technician chooses any of the disks.
+        hardware = HardwareWatch(
+            functools.partial(read_hardware, is_candidate=lambda disk: disk.kind is DeviceKind.DISK)
+        )
         session = DaemonSession(
             ring,
-            describe_agent(service.machine),
+            describe_agent(service.machine, hardware.hardware),
             reception_options(service),
             credentials,
             log,
+            hardware,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)

@@ -3,30 +3,77 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Final
 
+from fastapi import Query
 from starlette.responses import Response
 
+from sender.api.bodies.csv_download import csv_download
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.bodies.responses import Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
+from sender.api.request_models.field_types import TEXT_PATTERN
 from sender.api.request_models.machines import ApprovalInput, MachineChange, MachineInput
 from sender.api.routes.parameters import MachineIdPath, RoomFilter
 from sender.daemon.context import Services
 from sender.daemon.machine_access import Revocation
 from sender.refusals import invalid, not_found
 from sender.store.records.casts import HistoryLine
+from sender.store.records.hardware import InventoryLine, MachineHardware, inventory_line
 from sender.store.records.machines import Machine, MachineRevocation
+
+SEARCH_CHARACTERS_MAX: Final = 100
+"""Longest search: each of its words is one condition of the query."""
+
+Search = Annotated[
+    str,
+    Query(
+        pattern=TEXT_PATTERN,
+        max_length=SEARCH_CHARACTERS_MAX,
+        description="Only machines with each of these words in their name, place, note, identifiers or hardware.",
+        examples=["4kn nvme"],
+    ),
+]
 
 
 async def list_machines(
-    services: ServicesOf, room_id: RoomFilter = None, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+    services: ServicesOf,
+    room_id: RoomFilter = None,
+    search: Search = "",
+    limit: Limit = LIMIT_DEFAULT,
+    cursor: Cursor = None,
 ) -> Page[Machine]:
     """List machines, by name."""
     items, next_cursor = await services.store.run(
-        services.store.machines.list, room_id=room_id, after=cursor, limit=limit
+        services.store.machines.list, room_id=room_id, search=search, after=cursor, limit=limit
     )
     return Page(items=items, next_cursor=next_cursor)
+
+
+async def download_machines(
+    services: ServicesOf, room_id: RoomFilter = None, search: Search = ""
+) -> Response:
+    """Download machines with their hardware as CSV."""
+    store = services.store
+
+    def page(after: str | None, rows: int) -> tuple[list[InventoryLine], str | None]:
+        with store.transaction():
+            machines, cursor = store.machines.list(room_id, search, after, rows)
+            hardware = store.hardware.of_machines([machine.machine_id for machine in machines])
+        return [inventory_line(machine, hardware.get(machine.machine_id)) for machine in machines], cursor
+
+    return await csv_download(
+        InventoryLine, "diskcast-machines", lambda after, rows: store.run(page, after, rows)
+    )
+
+
+async def get_machine_hardware(services: ServicesOf, machine_id: MachineIdPath) -> MachineHardware:
+    """Show a machine's hardware, as its agent reported it."""
+    store = services.store
+    found: dict[str, MachineHardware] = await store.run(store.hardware.of_machines, [machine_id])
+    if machine_id not in found:
+        raise not_found("hardware of machine", machine_id)
+    return found[machine_id]
 
 
 async def add_machine(services: ServicesOf, actor: ActorOf, body: MachineInput) -> Machine:

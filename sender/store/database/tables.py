@@ -140,6 +140,18 @@ machine_variables = sa.Table(
 )
 """Values of variables for templates, some of them secret."""
 
+machine_hardware = sa.Table(
+    "machine_hardware",
+    metadata,
+    sa.Column(
+        "machine_id", CleanText(), sa.ForeignKey("machines.machine_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("hardware", CleanJson(), nullable=False),
+    _text("search_text"),
+    sa.Column("at", UtcTime(), nullable=False),
+)
+"""Hardware as agents report it; ``search_text`` has its words in lower case."""
+
 boot_tokens = sa.Table(
     "boot_tokens",
     metadata,

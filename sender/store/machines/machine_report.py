@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from protocol.errors import ConfigurationError
+from protocol.model.hardware import Hardware
 from sender.store.database.column_types import clean_json, clean_text
 from sender.store.machines.identity import MACS_MAX, MachineFingerprint, identity_key, normal_mac
 from sender.store.records.machines import EnrolmentState, Machine
@@ -25,6 +26,7 @@ class MachineReport:
     Attributes:
         machine_id: id that the machine has proved by its secret; empty: matched by its identifiers.
         room_id: room of a machine that has none yet.
+        hardware: its hardware, if that may be new.
     """
 
     name: str
@@ -36,11 +38,21 @@ class MachineReport:
     inventory: Mapping[str, str]
     machine_id: str = ""
     room_id: str | None = None
+    hardware: Hardware | None = None
 
     @property
     def fingerprint(self) -> MachineFingerprint:
-        """The machine's identifiers, without addresses that can't identify it."""
-        return fingerprint_of(valid_macs(self.macs), self.serial, self.asset_tag)
+        """The machine's identifiers, without addresses that can't identify it.
+
+        The card of a dongle or a dock moves to another machine, so it counts only for a machine with nothing else.
+        """
+        macs = valid_macs(self.macs)
+        if self.hardware is not None:
+            moving = {card.mac for card in self.hardware.cards if card.on_usb}
+            own = tuple(mac for mac in macs if mac not in moving)
+            if own or identity_key(self.serial) or identity_key(self.asset_tag):
+                macs = own
+        return fingerprint_of(macs, self.serial, self.asset_tag)
 
 
 def new_machine_id() -> str:

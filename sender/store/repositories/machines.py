@@ -33,6 +33,7 @@ from sender.store.machines.machine_report import (
 )
 from sender.store.records.machines import ImportProblem, ImportResult, Machine
 from sender.store.repositories.audit import AuditNote
+from sender.store.repositories.machine_hardware import matching_hardware, write_hardware
 from sender.store.repositories.machine_rows import MachineRows
 from sender.store.repositories.paging import read_page
 from sender.store.repositories.transactions import reading, writing, writing_again
@@ -87,12 +88,17 @@ class Machines(MachineRows):
 
     @reading
     def list(
-        self, room_id: str | None = None, after: str | None = None, limit: int = 50
+        self, room_id: str | None = None, search: str = "", after: str | None = None, limit: int = 50
     ) -> tuple[builtins.list[Machine], str | None]:
-        """Return a page of machines, of one room or of all, by name."""
+        """Return a page of machines, of one room or of all, by name.
+
+        Every word of ``search`` is part of a machine's name, position, note, address, identifiers or hardware.
+        """
         query = sa.select(tables.machines)
         if room_id is not None:
             query = query.where(_MACHINE.room_id == room_id)
+        for word in search.lower().split():
+            query = query.where(_has_word(word))
         rows, cursor = read_page(
             self._connection, query, [_MACHINE.name, _MACHINE.machine_id], after, limit, lambda row: row
         )
@@ -155,6 +161,9 @@ class Machines(MachineRows):
             return False
         self._lock([machine_id], ())
         self._connection.execute(sa.delete(tables.machine_macs).where(_OWNED.machine_id == machine_id))
+        self._connection.execute(
+            sa.delete(tables.machine_hardware).where(tables.machine_hardware.c.machine_id == machine_id)
+        )
         self._connection.execute(sa.delete(tables.machines).where(_MACHINE.machine_id == machine_id))
         detail = {"name": before.name, "room_id": before.room_id, "macs": builtins.list(before.macs)}
         self._audit.note(audit, "machine.remove", f"machine {machine_id}", detail)
@@ -228,6 +237,12 @@ class Machines(MachineRows):
                 machine = dataclasses.replace(before, **changed)
             machines.append(machine)
         self._write(new, changes)
+        hardware = {
+            machine.machine_id: report.hardware
+            for report, machine in zip(reports, machines, strict=True)
+            if machine is not None and report.hardware is not None
+        }
+        write_hardware(self._database, hardware)
         return machines
 
     def _enrolled_owners(self, macs: Sequence[str]) -> dict[str, str]:
@@ -341,3 +356,21 @@ class Machines(MachineRows):
             and not self._connection.execute(sa.select(room).where(room == room_id)).first()
         ):
             raise ConflictError(f"there is no room {room_id!r}; add it first")
+
+
+def _has_word(word: str) -> sa.ColumnElement[bool]:
+    texts = (
+        _MACHINE.name,
+        _MACHINE.position,
+        _MACHINE.note,
+        _MACHINE.address,
+        _MACHINE.serial,
+        _MACHINE.asset_tag,
+        _MACHINE.machine_id,
+    )
+    macs = sa.select(_OWNED.machine_id).where(_OWNED.mac.contains(word, autoescape=True))
+    return sa.or_(
+        *(sa.func.lower(text).contains(word, autoescape=True) for text in texts),
+        _MACHINE.machine_id.in_(macs),
+        _MACHINE.machine_id.in_(matching_hardware(word)),
+    )

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from receiver.hardware.pci_devices import PciDevice, read_pci_devices
 from receiver.live.hardware_findings import (
     FINDINGS_MAX,
-    PciDevice,
     find_missing_drivers,
     find_missing_firmware,
     modules_for,
     read_findings,
     read_kernel_log,
-    read_pci_devices,
 )
 
 ALIASES = """\
@@ -28,9 +27,9 @@ E1000E = "pci:v00008086d000015FAsv00001028sd00000A36bc02sc00i00"
 UNKNOWN = "pci:v000010ECd00008125sv00001028sd00000A36bc02sc00i00"
 
 
-def device(modalias: str, class_code: int = 0x020000, *, has_driver: bool = False) -> PciDevice:
+def device(modalias: str, class_code: int = 0x020000, *, driver: str = "") -> PciDevice:
     vendor, number = modalias[9:13].lower(), modalias[18:22].lower()
-    return PciDevice("0000:00:1f.6", f"{vendor}:{number}", class_code, modalias, has_driver)
+    return PciDevice("0000:00:1f.6", f"{vendor}:{number}", class_code, modalias, driver)
 
 
 def test_a_network_card_without_a_driver_is_named_by_its_id() -> None:
@@ -56,7 +55,7 @@ def test_a_disk_controller_is_recognised_by_its_class() -> None:
 
 def test_devices_that_receive_no_image_are_no_finding() -> None:
     graphics, wireless = 0x030000, 0x028000
-    devices = [device(UNKNOWN, graphics), device(UNKNOWN, wireless), device(E1000E, has_driver=True)]
+    devices = [device(UNKNOWN, graphics), device(UNKNOWN, wireless), device(E1000E, driver="e1000e")]
     assert find_missing_drivers(devices, ALIASES.splitlines()) == []
 
 
@@ -94,15 +93,16 @@ def pci_folder(root: Path, address: str, *, vendor: str, number: str, code: str,
     for name, text in {"vendor": vendor, "device": number, "class": code, "modalias": UNKNOWN}.items():
         (folder / name).write_text(f"{text}\n")
     if driver:
-        (folder / "driver").symlink_to(root)
+        (root / "bus/pci/drivers/e1000e").mkdir(parents=True)
+        (folder / "driver").symlink_to(root / "bus/pci/drivers/e1000e")
 
 
 def test_devices_are_read_from_sysfs(tmp_path: Path) -> None:
     pci_folder(tmp_path, "0000:02:00.0", vendor="0x10ec", number="0x8125", code="0x020000", driver=False)
     pci_folder(tmp_path, "0000:01:00.0", vendor="0x8086", number="0x15fa", code="0x020000", driver=True)
     first, second = read_pci_devices(tmp_path)
-    assert (first.address, first.id_text, first.has_driver) == ("0000:01:00.0", "8086:15fa", True)
-    assert (second.id_text, second.class_code, second.has_driver) == ("10ec:8125", 0x020000, False)
+    assert (first.address, first.id_text, first.driver) == ("0000:01:00.0", "8086:15fa", "e1000e")
+    assert (second.id_text, second.class_code, second.driver) == ("10ec:8125", 0x020000, "")
     assert read_pci_devices(tmp_path / "missing") == []
 
 

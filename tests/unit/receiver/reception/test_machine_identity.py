@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from protocol.errors import ConfigurationError, InterfaceError
 from protocol.model.session_records import MachineIdentity
 from receiver.cli import cli
+from receiver.disk.inventory.block_devices import SystemPaths
+from receiver.hardware.read_hardware import read_hardware
 from receiver.reception import machine_identity
 from receiver.reception.machine_identity import describe_machine, read_identity
 from receiver.service.agent_token import read_token
@@ -66,30 +68,7 @@ def test_serial_number_and_asset_tag_come_from_the_firmware(root: Path) -> None:
     firmware(root, product_serial="PF1XYZ\n", chassis_asset_tag="LAB-7\n", product_name="T14\n")
     found = read_identity("eth0", root=root)
     assert (found.serial, found.asset_tag) == ("PF1XYZ", "LAB-7")
-    assert describe_machine("eth0", root=root)["product_name"] == "T14"
-
-
-def test_the_inventory_names_firmware_and_disks(root: Path) -> None:
-    firmware(root, sys_vendor="Example")
-    for name, sectors, model in (
-        ("sda", 1 << 21, "Disk 9"),
-        ("nvme0n1", 1 << 22, ""),
-        ("sr0", 99, "DVD"),
-        ("sdb", 0, ""),
-    ):
-        (root / "block" / name / "device").mkdir(parents=True)
-        (root / "block" / name / "size").write_text(f"{sectors}\n")
-        (root / "block" / name / "device/model").write_text(f"{model}   \n")
-    (root / "block/loop0").mkdir()
-    (root / "block/loop0/size").write_text("99\n")
-    found = describe_machine("eth0", root=root)
-    assert found["disks"] == "nvme0n1 2.0 GiB, sda 1.0 GiB Disk 9"
-    assert found["firmware"] == "BIOS"
-    variables = root / "firmware/efi/efivars"
-    variables.mkdir(parents=True)
-    assert describe_machine("eth0", root=root)["firmware"] == "UEFI"
-    (variables / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"\6\0\0\0\1")
-    assert describe_machine("eth0", root=root)["firmware"] == "UEFI, Secure Boot"
+    assert describe_machine("eth0", read_hardware(SystemPaths(sys=root)), root=root)["product_name"] == "T14"
 
 
 def test_a_board_without_dmi_has_its_serial_number_too(root: Path) -> None:

@@ -1,0 +1,1 @@
+"""Hardware of this machine: read from sysfs and by smartctl, and watched."""
