@@ -71,6 +71,12 @@ METADATA_FIELDS: Final[Mapping[str, UInt | Octets | LayoutMap | ProvenanceMap | 
             "seed_partition": uint(
                 8, "number of the partition that machine patches may change", low=1, high=PARTITIONS_MAX
             ),
+            "generalised": uint(
+                8,
+                "version of the list of things that `images generalise` removed, or found missing; missing if it "
+                "didn't run",
+                low=1,
+            ),
             "provenance": ProvenanceMap(
                 "origin of an image that was converted: source `format`, its `checksums` (verified, none), `tool` and "
                 "`tool_version` that read it, optionally `details`; missing for raw disks"

@@ -76,7 +76,7 @@ class UnusedBlocks:
 
     def with_free_ranges(self, free: NDArray[np.int64], block_bytes: int, raw_bytes: int) -> UnusedBlocks:
         """Return these blocks and those that are entirely in one of ``free``, byte ranges of the disk."""
-        ranges = np.concatenate([self.ranges, _whole_blocks(free, block_bytes, raw_bytes)])
+        ranges = np.concatenate([self.ranges, whole_blocks(free, block_bytes, raw_bytes)])
         ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
         stops = np.maximum.accumulate(ranges[:, 1])
         starts_run = np.append(True, ranges[1:, 0] > stops[:-1])[: len(ranges)]
@@ -113,7 +113,7 @@ def find_unused_blocks(
         usages.append(usage)
         ranges.append(part.start_bytes + found)
     joined = np.concatenate(ranges) if ranges else np.empty((0, 2), np.int64)
-    return UnusedBlocks(_whole_blocks(joined, block_bytes, source.raw_bytes), tuple(usages))
+    return UnusedBlocks(whole_blocks(joined, block_bytes, source.raw_bytes), tuple(usages))
 
 
 def _areas(source: Source, layout: DiskLayout) -> tuple[Partition, ...]:
@@ -217,8 +217,8 @@ def _loop_device(source: Source, part: Partition) -> contextlib.AbstractContextM
     )
 
 
-def _whole_blocks(free: NDArray[np.int64], block_bytes: int, raw_bytes: int) -> NDArray[np.int64]:
-    """Return the blocks that are entirely in one free range, including the disk's short last block."""
+def whole_blocks(free: NDArray[np.int64], block_bytes: int, raw_bytes: int) -> NDArray[np.int64]:
+    """Return ``int64[n, 2]``: ranges of blocks that are entirely in one free range; the short last block is one too."""
     free = free[np.argsort(free[:, 0], kind="stable")]
     stop = np.where(free[:, 1] == raw_bytes, raw_bytes + block_bytes - 1, free[:, 1]) // block_bytes
     blocks = np.stack([-(-free[:, 0] // block_bytes), stop], axis=1)

@@ -83,7 +83,7 @@ class ForeignTool:
         require_sandbox(allow_unsandboxed=self.allow_unsandboxed)
         return tool_output(
             self.arguments,
-            self._confinement(),
+            self.confinement(),
             pass_fds=(*self.reads, *self.writes),
             stdin_fd=self.stdin_fd,
             time_limit_s=self.time_limit_s,
@@ -100,7 +100,8 @@ class ForeignTool:
                 raise ToolError(f"{self.arguments[0]} wrote too much output")
         return bytes(output)
 
-    def _confinement(self) -> Confinement:
+    def confinement(self) -> Confinement:
+        """Return the tool's privileges; give the files that it writes to its user."""
         user_id = self._user_id()
         for fd in self.writes:
             if os.geteuid() == 0 and user_id is not None:

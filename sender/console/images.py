@@ -13,6 +13,7 @@ from sender.console.image_transfer import download, import_image
 from sender.console.image_upkeep import diff, prune, show_contents
 from sender.console.options import api_command, list_options
 from sender.identity.key_options import signing_key_options
+from sender.imaging.generalise.generalise_command import generalise
 from sender.imaging.seed.prepare_command import prepare
 from sender.imaging.statement_fields import StatementFields, statement_options
 from sender.imaging.statement_transfer import Transfer, transfer_options
@@ -289,6 +290,7 @@ images.add_command(download)
 images.add_command(diff)
 images.add_command(prune)
 images.add_command(prepare)
+images.add_command(generalise)
 
 
 def _show(output: Output, image: Image) -> None:

@@ -33,6 +33,7 @@ from sender.identity.signing_keys import AskPassphrase, default_key_path, ensure
 from sender.imaging.acquisition_report import AcquisitionReport, write_acquisition_report
 from sender.imaging.foreign.import_limits import RAW_BYTES_MAX_DEFAULT, ImportLimits
 from sender.imaging.foreign.sniff import ForeignFormat
+from sender.imaging.generalise.traces import GENERALISED_KEY
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_progress import emit, show_phases, show_progress
 from sender.imaging.image_signature import ImageSignature, SignatureState
@@ -381,6 +382,8 @@ def description_text(image: ImageFile) -> str:
     provenance = provenance_of(manifest.metadata)
     if provenance is not None:
         lines.append(f"source     {provenance}")
+    if GENERALISED_KEY in manifest.metadata:
+        lines.append(f"content    generalised (list version {manifest.metadata[GENERALISED_KEY]})")
     sha256 = source_sha256_of(manifest)
     if sha256 is not None:
         lines.append(f"sha256     {sha256.hex()} (of the whole disk)")

@@ -1,7 +1,7 @@
 """Small files of an ext2, ext3 or ext4 filesystem, read without mounting it; the bytes are untrusted.
 
-Only as much of the format as a short path needs: extents and the first indirect blocks, linear folders (an indexed
-folder can be read as one) and symbolic links. https://docs.kernel.org/filesystems/ext4/
+Only as much of the format as paths need: extents and indirect blocks, linear folders (an indexed folder can be read as
+one) and symbolic links. https://docs.kernel.org/filesystems/ext4/
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ _FOLDER_BYTES_MAX: Final = 4 * MIB
 """Part of a folder that is searched: more than a hundred thousand short names."""
 
 _EXTENT_DEPTH_MAX: Final = 5  # as in the kernel
-_EXTENT_BLOCKS_MAX: Final = 256
-"""Blocks of one extent tree that are read: files of the system's configuration have one or none."""
+_MAP_BLOCKS_MAX: Final = 4096
+"""Blocks of one file's map that are read: a swap file of 16 GiB without extents. Configuration files have none."""
+
+_RANGES_BLOCKS_MAX: Final = 1 << 24
+"""Blocks of one file whose place is looked up: a swap file of 64 GiB. A journal has at most 10 million."""
+
+_UNWRITTEN_LENGTH: Final = 1 << 15
+"""Added to the length of an extent that is allocated, and reads as zeros because no file was written there."""
 
 _LINKS_MAX: Final = 8
-_ROOT_INODE: Final = 2
+ROOT_INODE: Final = 2
+JOURNAL_INODE: Final = 8
 _EXTENTS_FLAG: Final = 0x80000
 _UNREADABLE_FLAGS: Final = 0x800 | 0x10000000
 """Encrypted, or within the inode."""
@@ -37,12 +44,18 @@ class ExtError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Inode:
+class ExtInode:
+    """An inode.
+
+    Attributes:
+        map: extents or numbers of blocks, or the target of a short symbolic link.
+    """
+
     mode: int
+    link_count: int
     size_bytes: int
     flags: int
     map: bytes
-    """Extents or numbers of blocks, or the target of a short symbolic link."""
 
 
 class ExtFiles:
@@ -91,17 +104,81 @@ class ExtFiles:
         Raises:
             ExtError: the filesystem is damaged, or has unsupported features.
         """
+        inode = self.find_untrusted(path)
+        return None if inode is None else self.read_inode_untrusted(inode, bytes_max)
+
+    def find_untrusted(self, path: str) -> ExtInode | None:
+        """Return the inode of a regular file, symbolic links followed; None if there is none of this path.
+
+        Raises:
+            ExtError: the filesystem is damaged, or has unsupported features.
+        """
         try:
             inode = self._find(path)
-            if inode is None or not stat.S_ISREG(inode.mode):
-                return None
+        except struct.error as error:
+            raise ExtError("a structure is cut short") from error
+        return inode if inode is not None and stat.S_ISREG(inode.mode) else None
+
+    def read_inode_untrusted(self, inode: ExtInode, bytes_max: int) -> bytes:
+        """Return the first ``bytes_max`` bytes of a regular file; errors as :meth:`read_file_untrusted`."""
+        try:
             return b"".join(self._content(inode, bytes_max))[: min(bytes_max, inode.size_bytes)]
         except struct.error as error:
             raise ExtError("a structure is cut short") from error
 
-    def _find(self, path: str) -> _Inode | None:
+    def inode_untrusted(self, number: int) -> ExtInode:
+        """Return an inode; :data:`ROOT_INODE` is the root folder's.
+
+        Raises:
+            ExtError: the filesystem is damaged, or has unsupported features.
+        """
+        try:
+            return self._inode(number)
+        except struct.error as error:
+            raise ExtError("a structure is cut short") from error
+
+    def entries_untrusted(self, folder: ExtInode) -> list[tuple[bytes, int]]:
+        """Return names and inodes of a folder's entries, without ``.`` and ``..``.
+
+        Raises:
+            ExtError: the folder is too large, damaged, or of an unsupported form.
+        """
+        if folder.size_bytes > _FOLDER_BYTES_MAX:
+            raise ExtError("a folder is too large")
+        try:
+            blocks = list(self._content(folder, folder.size_bytes))
+            found = [entry for block in blocks for entry in _entries(block)]
+        except struct.error as error:
+            raise ExtError("a structure is cut short") from error
+        return [(name, number) for name, number in found if name not in (b".", b"..")]
+
+    def ranges_untrusted(self, inode: ExtInode) -> list[tuple[int, int]]:
+        """Return the ranges of the filesystem, in bytes, that a file's blocks occupy, in the order of the file.
+
+        Unwritten blocks are among them: the kernel swaps to a file's blocks, and the filesystem doesn't notice.
+
+        Raises:
+            ExtError: its map is too large, damaged, or of an unsupported form.
+        """
+        ranges: list[tuple[int, int]] = []
+        left = min(_RANGES_BLOCKS_MAX, -(-inode.size_bytes // self._block_bytes))
+        try:
+            for block, count in self._runs(inode, with_unwritten=True):
+                left -= count
+                if left < 0:
+                    raise ExtError("a file has more blocks than its size allows, or is too large")
+                start, stop = block * self._block_bytes, (block + count) * self._block_bytes
+                if ranges and ranges[-1][1] == start:
+                    ranges[-1] = ranges[-1][0], stop
+                else:
+                    ranges.append((start, stop))
+        except struct.error as error:
+            raise ExtError("a structure is cut short") from error
+        return ranges
+
+    def _find(self, path: str) -> ExtInode | None:
         """Return the inode of a path, symbolic links followed."""
-        folders = [_ROOT_INODE]
+        folders = [ROOT_INODE]
         parts = path.strip("/").split("/")[::-1]
         links = 0
         while parts:
@@ -109,7 +186,7 @@ class ExtFiles:
             if part in ("", "."):
                 continue
             if part == "..":
-                folders = folders[:-1] or [_ROOT_INODE]
+                folders = folders[:-1] or [ROOT_INODE]
                 continue
             number = self._lookup(self._inode(folders[-1]), part.encode())
             if number is None:
@@ -120,34 +197,29 @@ class ExtFiles:
                 if links > _LINKS_MAX:
                     return None
                 target = self._link(inode)
-                folders = [_ROOT_INODE] if target.startswith("/") else folders
+                folders = [ROOT_INODE] if target.startswith("/") else folders
                 parts += target.split("/")[::-1]
                 continue
             folders.append(number)
         return self._inode(folders[-1])
 
-    def _link(self, inode: _Inode) -> str:
+    def _link(self, inode: ExtInode) -> str:
         if inode.size_bytes < 60:
             return inode.map[: inode.size_bytes].decode("utf-8", "replace")
         return b"".join(self._content(inode, self._block_bytes))[: inode.size_bytes].decode(
             "utf-8", "replace"
         )
 
-    def _lookup(self, folder: _Inode, name: bytes) -> int | None:
+    def _lookup(self, folder: ExtInode, name: bytes) -> int | None:
         if not stat.S_ISDIR(folder.mode):
             return None
         for block in self._content(folder, min(folder.size_bytes, _FOLDER_BYTES_MAX)):
-            offset = 0
-            while offset + 8 <= len(block):
-                number, length, name_length = struct.unpack_from("<IHB", block, offset)
-                if number and block[offset + 8 : offset + 8 + name_length] == name:
-                    return int(number)
-                if length < 8:
-                    break
-                offset += length
+            for entry_name, number in _entries(block):
+                if entry_name == name:
+                    return number
         return None
 
-    def _inode(self, number: int) -> _Inode:
+    def _inode(self, number: int) -> ExtInode:
         if not 1 <= number <= self._inode_count:
             raise ExtError("an inode's number is out of range")
         group, index = divmod(number - 1, self._inodes_per_group)
@@ -159,21 +231,32 @@ class ExtFiles:
         (mode,) = struct.unpack_from("<H", data, 0)
         low, high = struct.unpack_from("<I", data, 4)[0], struct.unpack_from("<I", data, 0x6C)[0]
         (flags,) = struct.unpack_from("<I", data, 0x20)
-        if flags & _UNREADABLE_FLAGS:
-            raise ExtError("a file is encrypted or stored within its inode")
-        return _Inode(mode, low | high << 32, flags, data[0x28 : 0x28 + 60])
+        (link_count,) = struct.unpack_from("<H", data, 0x1A)
+        return ExtInode(mode, link_count, low | high << 32, flags, data[0x28 : 0x28 + 60])
 
-    def _content(self, inode: _Inode, bytes_max: int) -> Iterator[bytes]:
+    def _content(self, inode: ExtInode, bytes_max: int) -> Iterator[bytes]:
         """Yield the blocks of a file up to ``bytes_max``; holes are left out."""
         count_max = -(-min(bytes_max, inode.size_bytes) // self._block_bytes)
-        blocks = self._extents(inode.map) if inode.flags & _EXTENTS_FLAG else self._numbers(inode.map)
-        for count, block in enumerate(blocks):
+        for count, block in enumerate(self._blocks(inode)):
             if count >= count_max:
                 return
             yield self._read(block * self._block_bytes, self._block_bytes)
 
-    def _extents(self, root: bytes) -> Iterator[int]:
-        left = _EXTENT_BLOCKS_MAX
+    def _blocks(self, inode: ExtInode) -> Iterator[int]:
+        """Yield the numbers of a file's blocks; holes and unwritten blocks are left out."""
+        for block, count in self._runs(inode, with_unwritten=False):
+            yield from range(block, block + count)
+
+    def _runs(self, inode: ExtInode, *, with_unwritten: bool) -> Iterator[tuple[int, int]]:
+        """Yield first block and number of blocks of each run of a file's blocks."""
+        if inode.flags & _UNREADABLE_FLAGS:
+            raise ExtError("a file is encrypted or stored within its inode")
+        if inode.flags & _EXTENTS_FLAG:
+            return self._extents(inode.map, with_unwritten=with_unwritten)
+        return self._numbers(inode.map)
+
+    def _extents(self, root: bytes, *, with_unwritten: bool) -> Iterator[tuple[int, int]]:
+        left = _MAP_BLOCKS_MAX
         pending = [(root, _EXTENT_DEPTH_MAX)]
         while pending:
             node, depth_max = pending.pop()
@@ -194,12 +277,36 @@ class ExtFiles:
                 continue
             for index in range(count):
                 length, high, low = struct.unpack_from("<HHI", node, 16 + 12 * index)
-                if length <= 32768:  # longer: allocated, but never written
-                    yield from range(low | high << 32, (low | high << 32) + length)
+                if length > _UNWRITTEN_LENGTH:
+                    length = length - _UNWRITTEN_LENGTH if with_unwritten else 0
+                if length:
+                    yield low | high << 32, length
 
-    def _numbers(self, numbers: bytes) -> Iterator[int]:
-        direct = struct.unpack_from("<13I", numbers, 0)
-        yield from (block for block in direct[:12] if block)
-        if direct[12]:
-            table = self._read(direct[12] * self._block_bytes, self._block_bytes)
-            yield from (block for (block,) in struct.iter_unpack("<I", table) if block)
+    def _numbers(self, numbers: bytes) -> Iterator[tuple[int, int]]:
+        direct = struct.unpack_from("<15I", numbers, 0)
+        yield from ((block, 1) for block in direct[:12] if block)
+        left = _MAP_BLOCKS_MAX
+        pending = [(block, depth) for depth, block in enumerate(direct[12:]) if block][::-1]
+        while pending:
+            table, depth = pending.pop()
+            left -= 1
+            if left < 0:
+                raise ExtError("a file's map is too large")
+            data = self._read(table * self._block_bytes, self._block_bytes)
+            found = [block for (block,) in struct.iter_unpack("<I", data) if block]
+            if depth:
+                pending += [(block, depth - 1) for block in found[::-1]]
+            else:
+                yield from ((block, 1) for block in found)
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield names and inodes of the entries in a block of a folder."""
+    offset = 0
+    while offset + 8 <= len(block):
+        number, length, name_length = struct.unpack_from("<IHB", block, offset)
+        if number:
+            yield block[offset + 8 : offset + 8 + name_length], number
+        if length < 8:
+            return
+        offset += length

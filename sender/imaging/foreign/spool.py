@@ -111,6 +111,14 @@ class Spool:
             self._write(offset + run_start, view[run_start:start])
             start = max(start, stop)
 
+    def overwrite_at(self, offset: int, data: bytes | memoryview) -> None:
+        """Replace bytes of the disk; zeros are written as well.
+
+        Raises:
+            StorageError: as :meth:`write_at`.
+        """
+        self._write(offset, memoryview(data))
+
     def _write(self, offset: int, view: memoryview) -> None:
         self._unchecked_bytes += len(view)
         if self._unchecked_bytes > _CHECK_BYTES:

@@ -16,7 +16,7 @@ from protocol.packing import source_use
 from protocol.packing.filesystems.area import Area
 from protocol.packing.filesystems.free_space import FreeSpace
 from protocol.packing.source import Source
-from protocol.packing.used_blocks import UnusedBlocks, _whole_blocks, find_unused_blocks
+from protocol.packing.used_blocks import UnusedBlocks, find_unused_blocks, whole_blocks
 from protocol.program.loop_device import LoopDeviceError
 from tests.support.disks.disk_layouts import gpt_entry, mbr_entry, put_boot_record, put_filesystem, put_gpt
 
@@ -70,7 +70,7 @@ def test_only_blocks_wholly_in_free_ranges_are_unused(free: np.ndarray, shuffle:
     for start, stop in free.tolist():
         is_free[start:stop] = True
     shuffled = np.random.default_rng(shuffle).permutation(free)
-    blocks = _whole_blocks(shuffled, BLOCK_BYTES, raw_bytes)
+    blocks = whole_blocks(shuffled, BLOCK_BYTES, raw_bytes)
     unused = {block for first, stop in blocks.tolist() for block in range(first, stop)}
     for block in range(-(-raw_bytes // BLOCK_BYTES)):
         touching = ((free[:, 0] < (block + 1) * BLOCK_BYTES) & (free[:, 1] > block * BLOCK_BYTES)).sum()

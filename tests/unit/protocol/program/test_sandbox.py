@@ -125,7 +125,7 @@ def test_no_system_call_leads_out(folder: Path, image_fd: int, caller: int) -> N
     """The same for root, who gives the tool another user, and for an ordinary user."""
     tool = ForeignTool(("true",), reads=(image_fd,))
     confinement = dataclasses.replace(
-        tool._confinement(), user_id=CONFINED_USER_ID if not caller else None, reads=(str(folder / "image"),)
+        tool.confinement(), user_id=CONFINED_USER_ID if not caller else None, reads=(str(folder / "image"),)
     )
     code = (
         ATTEMPTS
@@ -170,7 +170,7 @@ def test_root_gives_the_tool_a_user_without_capabilities(folder: Path, image_fd:
     def user_of(*, reads: tuple[int, ...]) -> str:
         tool = ForeignTool(("true",), reads=reads)
         code = "print(os.getuid(), os.getgid(), *os.getgroups()); print(open('/proc/self/status').read())"
-        confinement = dataclasses.replace(tool._confinement(), reads=("/proc",))
+        confinement = dataclasses.replace(tool.confinement(), reads=("/proc",))
         first, *status = run_confined(confinement, code)
         assert "CapEff:\t0000000000000000" in status
         assert "NoNewPrivs:\t1" in status

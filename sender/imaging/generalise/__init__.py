@@ -1,0 +1,1 @@
+"""Generalised images: everything that must differ between clones of a system is removed."""
