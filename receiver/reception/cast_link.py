@@ -62,6 +62,9 @@ class DataPort(Protocol):
     def memory(self) -> SocketMemory:
         """Return the queue's fill and drop count."""
 
+    def require_mtu(self) -> None:
+        """Raise :class:`InterfaceError` if the interface can't carry the cast's datagrams."""
+
     def accept_any_source(self) -> None:
         """Stop filtering by the sender's address."""
 

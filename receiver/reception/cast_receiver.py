@@ -179,6 +179,7 @@ class CastReceiver:
         self._require_same_patch(grant)
         parameters, data = grant.parameters, self._joiner.data
         assert data is not None
+        data.require_mtu()  # after the join, so that the sender hears of it
         block_count = block_count_of(parameters.raw_bytes, parameters.block_bytes)
         assembly_bytes = assembly_bytes_for(self._options.assembly_bytes, block_count)
         self._session = session = ReceiverSession(

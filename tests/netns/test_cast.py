@@ -17,12 +17,14 @@ from protocol.constants import CONTROL_PORT_DEFAULT, DATA_PORT_DEFAULT, GROUP_IP
 from protocol.errors import (
     AmbiguousCastError,
     CastCancelledError,
+    InterfaceError,
     ReceiversIncompleteError,
     SenderLostError,
 )
 from tests.bench.measurement import first_difference
 from tests.support.disks.devices import loop_device
 from tests.support.network.lab import (
+    INTERFACE,
     LIMIT_S,
     Host,
     Network,
@@ -161,6 +163,40 @@ def test_loop_device_is_imaged(image: Path, tmp_path: Path) -> None:
     assert content[: len(expected)] == expected
     assert set(content[len(expected) : -MIB]) == {0xA5}, "bytes behind the image's end were touched"
     assert not any(content[-MIB:]), "old backup tables at the disk's end come back to life"
+
+
+# -- links of other sizes ---------------------------------------------------------------------------------------
+
+
+def test_a_switch_that_takes_no_jumbo_frames_ends_the_cast_with_the_fix(image: Path, tmp_path: Path) -> None:
+    """The small control datagrams pass, so that all receivers join, and no image data ever leaves."""
+    with Network(1) as network:
+        network.set_offload(False)
+        network.set_mtu(9000, *[(host.namespace, INTERFACE) for host in network.hosts])
+        join(network, 0, tmp_path / "target")
+        sender = send_named(network, packed(image), "--wait-for", "1")
+        assert_failed(sender, InterfaceError.exit_code)
+        assert "its MTU is 9000" in sender.result["error"]
+        assert "choose --symbol-size 1440" in sender.result["error"]
+
+
+def test_a_machine_whose_mtu_is_too_small_says_so_on_both_sides(image: Path, tmp_path: Path) -> None:
+    with Network(2) as network:
+        jumbo = [network.sender, network.receivers[1]]
+        network.set_mtu(
+            9000,
+            *[(host.namespace, INTERFACE) for host in jumbo],
+            *[(network.switch, host.switch_port) for host in network.hosts],
+        )
+        small = join(network, 0, tmp_path / "small", "--name", "small")
+        large = join(network, 1, tmp_path / "large", "--name", "large")
+        sender = send_named(network, packed(image), "--wait-for", "2", "--max-wait", "5")
+        assert_failed(small, InterfaceError.exit_code)
+        assert_complete(large, image, tmp_path / "large")
+        assert_failed(sender, ReceiversIncompleteError.exit_code)
+        assert not (tmp_path / "small").exists() or not any((tmp_path / "small").read_bytes())
+        [failed] = [receiver for receiver in sender.result["receivers"] if receiver["name"] == "small"]
+        assert "the MTU of eth0 is 1500" in failed["error"]
 
 
 # -- joins and losses --------------------------------------------------------------------------------

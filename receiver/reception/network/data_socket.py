@@ -16,7 +16,13 @@ from typing import NamedTuple
 
 import trio
 
-from protocol.constants import MIB, RATE_BYTES_PER_S_MAX
+from protocol.constants import (
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    MIB,
+    RATE_BYTES_PER_S_MAX,
+    UDP_HEADER_BYTES,
+)
 from protocol.errors import AddressInUseError, InterfaceError
 from receiver.reception.network.interface import ReceiveInterface
 from receiver.reception.network.recvmmsg import DatagramBatch, MessageSlab, PlainSlab, SlabCounters
@@ -31,6 +37,9 @@ poll costs 0.2 ms of processor time. Longer intervals would show in the group's 
 
 POLL_INTERVAL_MIN_S = 0.002
 """Shortest interval worth its own cost; a queue that fills sooner is polled without a pause."""
+
+ETHERNET_MTU_BYTES = 1500
+"""Ethernet hardware receives packets of this size also with a smaller MTU, which limits only what is sent."""
 
 # Linux values that the socket module doesn't name: <linux/in.h>, <linux/in6.h>, <linux/udp.h>, <asm/socket.h>.
 _IP_MULTICAST_ALL = 49
@@ -171,6 +180,7 @@ class DataSocket:
         self.interface = interface
         self._group = group
         self._source = source
+        self._frame_bytes = frame_bytes
         self.socket, self.source_specific = join_group(interface, group, port, source=source)
         self._enlarge_buffer()
         self.mode, self._slab = self._choose_mode(frame_bytes, best_mode)
@@ -234,6 +244,21 @@ class DataSocket:
                 f"cannot receive on interface {self.interface.name}: {error.strerror}; "
                 f"run diskcast-agent doctor --interface {self.interface.name}"
             ) from error
+
+    def require_mtu(self) -> None:
+        """Raise unless the interface can carry the cast's datagrams.
+
+        Raises:
+            InterfaceError: its MTU is that of a smaller link than the sender's.
+        """
+        ip_header_bytes = IPV6_HEADER_BYTES if ":" in self._group else IPV4_HEADER_BYTES
+        packet_bytes = self._frame_bytes + UDP_HEADER_BYTES + ip_header_bytes
+        if packet_bytes > max(self.interface.mtu_bytes, ETHERNET_MTU_BYTES):
+            raise InterfaceError(
+                f"the MTU of {self.interface.name} is {self.interface.mtu_bytes}, and the sender's packets have "
+                f"{packet_bytes} bytes: set the same MTU on all machines and switches, or send with a smaller "
+                "--symbol-size"
+            )
 
     def accept_any_source(self) -> None:
         """Stop filtering by source: the datagrams may come from an address other than the announced one.

@@ -18,6 +18,7 @@ from protocol.sending.transmission.pacing import Pacer
 from protocol.shared.feedback_timing import sent_at_ticks
 from protocol.wire.batch import header_view
 from sender.cast.network.datagram_output import DatagramOutput, SendMode, typed_send_error
+from sender.cast.network.rejected_sends import RejectedSends
 from sender.cast.network.sockets import limit_pacing_rate
 from sender.cast.session.locked_session import LockedSession
 from sender.cast.transmission.batches import BatchQueue
@@ -87,6 +88,7 @@ class Transmitter:
         self._locked_session = locked_session
         self._queue = queue
         self._destination = f"{parameters.group} port {parameters.port}"
+        self._rejected = RejectedSends(parameters.sender_address, self._destination, self._frame_bytes)
 
     @property
     def mode(self) -> SendMode:
@@ -97,7 +99,7 @@ class Transmitter:
         """Send until closed; the function of the thread.
 
         Raises:
-            InterfaceError: the interface no longer sends.
+            InterfaceError: the interface no longer sends, or rejects all datagrams of the cast's size.
             ConfigurationError: the datagrams are too large for the path.
         """
         with self._locked_session.read() as (session, now):
@@ -148,8 +150,10 @@ class Transmitter:
                 if error.errno != errno.ENOBUFS:
                     raise typed_send_error(error, self._destination, self._frame_bytes) from error
                 self.statistics.full_queue_count += 1
+                self._rejected.reject(time.monotonic())
                 time.sleep(_FULL_QUEUE_WAIT_S)
                 continue
+            self._rejected.accept()
             self.statistics.send_calls_count += 1
             self.statistics.datagrams_sent_count += sent_count
             frames = frames[sent_count:]

@@ -378,6 +378,11 @@ class Network(NamespaceNetwork):
         state = "on" if enabled else "off"
         run(*self.sender.prefix, "ethtool", "-K", INTERFACE, "tx-udp-segmentation", state)
 
+    def set_mtu(self, mtu_bytes: int, *devices: tuple[str, str]) -> None:
+        """Change the MTU of interfaces, each given by its namespace and its name."""
+        for namespace, device in devices:
+            run("ip", "-n", namespace, "link", "set", device, "mtu", str(mtu_bytes))
+
     def set_loss(
         self, permille: int, hosts: Sequence[Host] | None = None, *, keep_filter: bool = False
     ) -> None:
