@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from protocol.constants import RECEIVER_COUNT_MAX, RECEIVER_KEY_BYTES
+from protocol.constants import RECEIVER_COUNT_MAX, RECEIVER_KEY_BYTES, REPORT_INTERVAL_S
 from protocol.errors import JoinRefusedError
 from protocol.model.session_records import JoinRequest, ReceiverId
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.transitions import RECEIVER_TRANSITIONS, ReceiverTrigger
+
+
+_REPORTS_MISSED = 3
+_RESTART_S_MIN = 0.5
+"""An agent that is started again needs this long to join; one that still runs reports five times meanwhile."""
 
 
 class Roster:
@@ -35,7 +40,12 @@ class Roster:
         return (record for record in self.records.values() if record.state.active)
 
     def admit(
-        self, request: JoinRequest, now: float, address_count_max: int | None = None
+        self,
+        request: JoinRequest,
+        now: float,
+        address_count_max: int | None = None,
+        *,
+        report_interval_s: float = REPORT_INTERVAL_S,
     ) -> tuple[ReceiverRecord, bool]:
         """Return a new record, or the earlier one of the same ticket's machine, agent's run or restarted machine.
 
@@ -46,6 +56,7 @@ class Roster:
             request: the request to join.
             now: monotonic seconds.
             address_count_max: most receivers at one address; None for no limit.
+            report_interval_s: time between two reports of one receiver.
 
         Returns:
             The record in state JOINED with a fresh key, and whether it is an earlier one.
@@ -53,7 +64,7 @@ class Roster:
         Raises:
             JoinRefusedError: the cast is full, or the address has too many receivers.
         """
-        record = self._earlier(request)
+        record = self._earlier(request, now - max(_RESTART_S_MIN, _REPORTS_MISSED * report_interval_s))
         rejoined = record is not None
         if record is None and address_count_max is not None:
             record = self._evict_unready(request, address_count_max)
@@ -84,12 +95,22 @@ class Roster:
         record.state = state
         return True
 
-    def _earlier(self, request: JoinRequest) -> ReceiverRecord | None:
+    def _earlier(self, request: JoinRequest, silent_since: float) -> ReceiverRecord | None:
         proved = self._by_proof.get(_proof(request))
         if proved is not None or request.machine_id is not None:
             return proved
         same_machine = self._by_machine.get((request.name, request.address), [])
-        return next((record for record in same_machine if record.state.reclaimable), None)
+        return next(
+            (
+                record
+                for record in same_machine
+                if record.state.reclaimable
+                or (
+                    record.state.active and record.heard_at < silent_since and _same_hardware(record, request)
+                )
+            ),
+            None,
+        )
 
     def _evict_unready(self, request: JoinRequest, address_count_max: int) -> ReceiverRecord | None:
         """Return the record whose place a new receiver takes; None if there is room for a new one.
@@ -164,3 +185,9 @@ def _proof(one: JoinRequest | ReceiverRecord) -> tuple[str, str]:
     A member of a daemon's cast that learns an agent id can take over nobody's place with it.
     """
     return ("agent", one.agent_id) if one.machine_id is None else ("machine", one.machine_id)
+
+
+def _same_hardware(record: ReceiverRecord, request: JoinRequest) -> bool:
+    """Return whether both name the same hardware; a machine that names none is like no other."""
+    first, second = record.identity, request.identity
+    return first is not None and first == second and bool(first.macs or first.serial)

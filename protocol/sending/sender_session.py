@@ -237,7 +237,8 @@ class SenderSession:
         """Admit a receiver, with a new record or its earlier one.
 
         The earlier record is the one of the same run of the agent or, for a restarted machine, of a receiver of the
-        same name and address that was lost, failed or was dropped.
+        same name and address that was lost, failed or was dropped, or whose hardware is the same and that has just
+        become silent.
 
         Args:
             request: the request to join.
@@ -250,7 +251,9 @@ class SenderSession:
         if self.state is CastState.ENDED:
             raise JoinRefusedError("the cast has ended: wait for the next one or start it again")
         self._grants.check_need(request.need)
-        record, rejoined = self._roster.admit(request, now, address_count_max)
+        record, rejoined = self._roster.admit(
+            request, now, address_count_max, report_interval_s=self._report_interval_s
+        )
         if rejoined:
             self._main_group.forget(record)
         self.statistics.joins_count += 1

@@ -240,6 +240,10 @@ def test_restarted_receiver_completes(image: Path, tmp_path: Path) -> None:
         first.wait(LIMIT_S)
         second = join(network, 0, tmp_path / "target")
         assert_complete(second, image, tmp_path / "target")
+        assert sender.wait(LIMIT_S) == 0, sender.describe()
+        assert len(sender.result["receivers"]) == 1, (
+            "the first agent isn't a machine of its own that was lost"
+        )
 
 
 def test_killed_sender_is_detected(image: Path, tmp_path: Path) -> None:

@@ -66,6 +66,39 @@ def test_a_namesake_that_is_there_keeps_its_place(roster: Roster, state: Receive
     assert (record.name, other.name) == ("live", "live-2")
 
 
+HARDWARE = MachineIdentity(("52:54:00:00:00:07",), "SN7", "")
+
+
+@pytest.mark.parametrize(
+    ("identity", "heard_at", "taken_over"),
+    [
+        (HARDWARE, 100.0, True),
+        (HARDWARE, 100.7, False),
+        (MachineIdentity(("52:54:00:00:00:08",), "SN8", ""), 100.0, False),
+        (MachineIdentity((), "", ""), 100.0, False),
+        (None, 100.0, False),
+    ],
+    ids=["silent", "two agents of one machine", "other hardware", "unreadable hardware", "old agent"],
+)
+def test_a_restarted_agent_takes_its_place_before_the_old_one_counts_as_lost(
+    roster: Roster, identity: MachineIdentity | None, heard_at: float, taken_over: bool
+) -> None:
+    """A second record would be one machine too many, and the cast would fail for one that never ends."""
+    first = HARDWARE if taken_over or identity is None or identity.macs else identity
+    record, _ = roster.admit(join_request("first run", name="pc", identity=first), 100.0)
+    put_into(roster, record, ReceiverState.RECEIVING)
+    record.heard_at = heard_at
+    again, rejoined = roster.admit(join_request("second run", name="pc", identity=identity), 101.0)
+    assert (again is record, rejoined) == (taken_over, taken_over)
+    assert roster.active_count == (1 if taken_over else 2)
+
+
+def test_a_large_room_reports_rarely(roster: Roster) -> None:
+    roster.admit(join_request("first run", name="pc", identity=HARDWARE), 100.0)
+    second = join_request("second run", name="pc", identity=HARDWARE)
+    assert not roster.admit(second, 110.0, report_interval_s=5.0)[1]
+
+
 def test_a_machine_of_another_address_takes_no_record(roster: Roster) -> None:
     record, _ = roster.admit(join_request("a", name="live"), 100.0)
     put_into(roster, record, ReceiverState.LOST)
