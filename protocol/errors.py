@@ -37,6 +37,12 @@ class InterfaceError(ConfigurationError):
     exit_code = 11
 
 
+class ResourcesError(ConfigurationError):
+    """A limit of this process, of its memory or its open files, is too small."""
+
+    exit_code = 15
+
+
 class AddressInUseError(ConfigurationError):
     """Another program uses a port that diskcast needs."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
+import os
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import click
 
-from protocol.errors import EXIT_INTERRUPTED, DiskcastError, error_result
+from protocol.errors import EXIT_INTERRUPTED, DiskcastError, ResourcesError, error_result
 
 _CONTEXT_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _CORE_BYTES: Final = 1
@@ -62,6 +65,22 @@ class LazyGroup(click.Group):
         implementation = self._implementations.get(cmd_name)
         return None if implementation is None else implementation.load()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that ``args`` start with.
+
+        Raises:
+            click.exceptions.NoSuchCommand: there is none of that name; the message has similar ones.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            name = error.command_name
+            raise click.exceptions.NoSuchCommand(
+                name, possibilities=self._implementations, ctx=ctx
+            ) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands for the help."""
         with formatter.section("Commands"):
@@ -88,23 +107,54 @@ def program(
 
 
 def run_program(cli: click.Group) -> NoReturn:
-    """Run a command line and exit; a :class:`DiskcastError` exits with its documented code."""
+    """Run a command line and exit; a :class:`DiskcastError` exits with its documented code.
+
+    With ``--json`` the last line is a result, whatever ended the command.
+    """
     _prevent_core_dumps()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _exit_failed(error, error.exit_code, error.format_message())
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _exit_failed(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED)
     except DiskcastError as error:
-        if "--json" in sys.argv:
-            click.echo(json.dumps(error_result(error)))
-        else:
-            click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _show(error)
+        _exit_failed(error, error.exit_code)
+    except Exception as error:  # noqa: BLE001  every other error is reported, then ends the program
+        short = _short_of_resources(error)
+        if short is None:
+            traceback.print_exc()
+            _exit_failed(error, DiskcastError.exit_code)
+        _show(short)
+        _exit_failed(short, short.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(error: DiskcastError) -> None:
+    if "--json" not in sys.argv:
+        click.echo(f"error: {error}", err=True)
+
+
+def _exit_failed(error: BaseException, exit_code: int, text: str | None = None) -> NoReturn:
+    if "--json" in sys.argv:
+        result = error_result(error)
+        click.echo(json.dumps({**result, "exit_code": exit_code, "error": text or result["error"]}))
+    sys.exit(exit_code)
+
+
+def _short_of_resources(error: Exception) -> ResourcesError | None:
+    """Return the limit of this process that an error comes from; also an import fails by it."""
+    text = str(error)
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in text:
+        return ResourcesError("too many open files: raise the limit of this process (ulimit -n)")
+    if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in text or "failed to map" in text:
+        return ResourcesError(
+            "too little memory: raise the limit of this process (ulimit -v), or free some memory"
+        )
+    return None
 
 
 def _prevent_core_dumps() -> None:

@@ -10,7 +10,6 @@ from protocol.model.session_records import JoinRequest, ReceiverId
 from protocol.sending.receiver_record import ReceiverRecord
 from protocol.sending.transitions import RECEIVER_TRANSITIONS, ReceiverTrigger
 
-
 _REPORTS_MISSED = 3
 _RESTART_S_MIN = 0.5
 """An agent that is started again needs this long to join; one that still runs reports five times meanwhile."""

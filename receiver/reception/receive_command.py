@@ -13,6 +13,7 @@ import click
 from protocol.constants import DISCOVERY_TIMEOUT_S, GROUP_IPV4_DEFAULT, SENDER_TIMEOUT_S
 from protocol.errors import ConfigurationError
 from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
+from protocol.program.output_streams import let_output_fail
 from receiver.reception.access_options import sender_access_options
 from receiver.reception.machine_options import MachineOptions, machine_options
 from receiver.shared.signal_scope import run_until_signal
@@ -132,13 +133,10 @@ def receive(
     if target_options.dry_run:
         _print_dry_run(trio.run(try_receive, request), as_json=as_json)
         return
+    let_output_fail()
     gc.freeze()  # imported modules live on: spare the collector from traversing them while data arrives
     with choose_observer(json_lines=as_json) as observer:
-        try:
-            reception = trio.run(_receive_unless_interrupted, request, observer, machine)
-        except KeyboardInterrupt:
-            observer.interrupted()
-            raise
+        reception = trio.run(_receive_unless_interrupted, request, observer, machine)
         observer.finished(reception)
 
 

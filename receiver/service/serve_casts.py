@@ -14,6 +14,7 @@ import trio
 from protocol.control.boot_parameters import AfterCast
 from protocol.errors import ConfigurationError
 from protocol.model.hardware import Hardware
+from protocol.program.output_streams import let_output_fail
 from protocol.program.peer_trust import PeerTrust
 from receiver.capture.capture_runner import CaptureRunner
 from receiver.hardware.hardware_watch import HardwareWatch
@@ -75,6 +76,7 @@ def serve_casts(options: ServiceOptions, log: ServiceLog) -> None:
         ConfigurationError: an option is invalid, or this machine couldn't be restarted after the cast.
         EnrolmentRefusedError: a daemon refuses this agent.
     """
+    let_output_fail()
     require_interface(options.machine.interface)
     restarts = {
         ServiceEnd.CAST_SUCCEEDED: prepare_restart(options.after),

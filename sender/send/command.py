@@ -27,6 +27,7 @@ from protocol.errors import (
 )
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId
+from protocol.program.output_streams import let_output_fail
 from protocol.shared.units import parse_size_bytes
 from sender.cast.cast_settings import CastSettings
 from sender.cast.pace_options import Pace, encrypt_option, pace_options
@@ -169,6 +170,7 @@ def send(
       diskcast send lab.dci --interface eth1 --patches lab-patches/
       diskcast send lab.dci --interface eth1 --encrypt --metrics-port 9100 --json
     """  # noqa: D301  click needs the backspace
+    let_output_fail()
     gc.disable()  # everything imported here stays; collections during the imports cost a sixth of the start-up
     policy = CastPolicy(
         wait_for=wait_for,

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from protocol.errors import AddressInUseError, ConfigurationError, DiskcastError, leaf_errors
+from protocol.program.output_streams import let_output_fail
 from sender.api.application import create_application
 from sender.api.server import ApiServer
 from sender.config.daemon_certificate import daemon_certificate
@@ -54,6 +55,7 @@ def run_daemon(config: ServerConfig, on_ready: Callable[[str, str, str], None]) 
         ConfigurationError: the state directory, the address or another key can't be used.
         DatabaseError: the database can't be opened.
     """
+    let_output_fail()
     with StateDirectory(config.server.state_directory) as state:
         listener = _listen(config)
         try:

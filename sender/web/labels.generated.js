@@ -201,6 +201,7 @@ export const EXIT_CODE_ADVICE = {
   12: "Correct the agent's options on the machine, then cast again. Nothing was written.",
   13: "Correct the agent's options on the machine, then cast again. Nothing was written.",
   14: "Correct the agent's options on the machine, then cast again. Nothing was written.",
+  15: "Correct the agent's options on the machine, then cast again. Nothing was written.",
   20: "Check the image with diskcast verify, then cast it again.",
   21: "Check the image with diskcast verify, then cast it again.",
   22: "Pack or fetch the image again, then cast it again.",

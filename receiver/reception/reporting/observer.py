@@ -48,6 +48,3 @@ class ReceptionObserver(Observer, Protocol):
 
     def finished(self, reception: Reception) -> None:
         """Show a successful outcome."""
-
-    def interrupted(self) -> None:
-        """Show that a signal ended the reception."""

@@ -11,7 +11,6 @@ from typing import Final, Self
 
 import click
 
-from protocol.errors import EXIT_INTERRUPTED
 from protocol.model.bottleneck import Cause
 from protocol.model.session_records import CastParameters
 from protocol.patch.effective_manifest import machine_digest
@@ -124,16 +123,6 @@ class JsonObserver(_LineObserver):
             machine_digest=_machine_digest(reception),
         )
 
-    def interrupted(self) -> None:
-        """Print ``result``, as for every error."""
-        emit_line(
-            "result",
-            ok=False,
-            error="interrupted",
-            error_class="KeyboardInterrupt",
-            exit_code=EXIT_INTERRUPTED,
-        )
-
 
 class PlainObserver(_LineObserver):
     """An observer that prints lines to stderr, for logs."""
@@ -202,9 +191,6 @@ class PlainObserver(_LineObserver):
             self._print(f"bottlenecks: {bottlenecks}")
         if not reception.reported:
             self._print("the sender didn't accept this machine's report: it may list the machine as lost")
-
-    def interrupted(self) -> None:
-        """Do nothing: the command line prints the interruption."""
 
     def _print(self, text: str) -> None:
         self._write_line(text)

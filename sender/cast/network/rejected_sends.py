@@ -18,7 +18,7 @@ ETHERNET_MTU_BYTES: Final = 1500
 class RejectedSends:
     """The time for which an interface has rejected every datagram (ENOBUFS), although its link is up.
 
-    A full queue, and a link that is down, end by themselves. A link behind the interface that doesn't take datagrams of
+    A full queue, and a link that is down, end after a while. A link behind the interface that doesn't take datagrams of
     this size never does, and small control datagrams still pass: the cast would wait for ever.
     """
 
