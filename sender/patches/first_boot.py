@@ -1,4 +1,4 @@
-"""Scripts of the first boot: each with a time limit, its exit code and the start of its output kept on the machine.
+"""Scripts of the first boot: each with a time limit, its exit code and both ends of its output kept on the machine.
 
 cloud-init runs them once for each instance id, so again after a cast with other settings.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sender.patches.limits import SCRIPT_LOG_BYTES_MAX
+from sender.patches.limits import SCRIPT_LOG_END_BYTES, SCRIPT_LOG_START_BYTES
 from sender.patches.template import ScriptEntry
 
 FIRST_BOOT_DIRECTORY: Final = "/var/lib/diskcast/first-boot"
@@ -16,7 +16,7 @@ _RUNNER: Final = f"{FIRST_BOOT_DIRECTORY}/run"
 _LAST_OUTPUT_S: Final = 5
 """Limit of the wait for output that is still in the pipe when a script has ended."""
 
-# A full pipe must not stop the script, and more output than the limit must not fill the disk: the rest is read and
+# A full pipe must not stop the script, and more output than the limit must not fill the disk: the middle is read and
 # discarded. A process that the script leaves running keeps the pipe open: its output isn't waited for. Code 124 means
 # that the time was over (timeout(1)); 137, that the script had to be killed.
 _RUNNER_TEXT: Final = f"""#!/bin/sh
@@ -25,7 +25,7 @@ cd {FIRST_BOOT_DIRECTORY} || exit 1
 umask 077
 rm -f "$2.exit" "$2.log" "$2.pipe"
 mkfifo "$2.pipe" || exit 1
-{{ stdbuf -o0 head -c {SCRIPT_LOG_BYTES_MAX} >"$2.log"; exec cat >/dev/null; }} <"$2.pipe" &
+{{ stdbuf -o0 head -c {SCRIPT_LOG_START_BYTES}; exec tail -c {SCRIPT_LOG_END_BYTES}; }} <"$2.pipe" >"$2.log" &
 timeout -k 10 "$1" "./$2" </dev/null >"$2.pipe" 2>&1
 code=$?
 rm "$2.pipe"

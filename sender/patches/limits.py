@@ -39,5 +39,6 @@ CELL_BYTES_MAX: Final = 4 * KIB
 
 SCRIPT_TIMEOUT_S_MAX: Final = 3600
 SCRIPT_TIMEOUT_S_DEFAULT: Final = 300
-SCRIPT_LOG_BYTES_MAX: Final = 64 * KIB
-"""Output of a first-boot script that is kept; the rest is discarded as it is written."""
+SCRIPT_LOG_START_BYTES: Final = 48 * KIB
+SCRIPT_LOG_END_BYTES: Final = 16 * KIB
+"""Output of a first-boot script that is kept, from its start and its end; the rest is discarded as it is written."""

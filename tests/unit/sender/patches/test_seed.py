@@ -18,7 +18,7 @@ from protocol.constants import MIB
 from protocol.errors import ConfigurationError
 from sender.patches.fat_seed import build_fat_seed
 from sender.patches.first_boot import FIRST_BOOT_DIRECTORY, script_files
-from sender.patches.limits import SCRIPT_LOG_BYTES_MAX
+from sender.patches.limits import SCRIPT_LOG_END_BYTES, SCRIPT_LOG_START_BYTES
 from sender.patches.machine_settings import settings_of
 from sender.patches.machines_file import PatchMachine
 from sender.patches.seed import Seed, build_seed
@@ -229,7 +229,13 @@ def test_files_that_do_not_fit_are_refused() -> None:
         ("echo good; echo bad >&2", "0", b"good\nbad\n"),
         ("echo oops; exit 7", "7", b"oops\n"),
         ("echo waiting; sleep 100", "124", b"waiting\n"),
-        ("head -c 10000000 /dev/zero", "0", bytes(SCRIPT_LOG_BYTES_MAX)),
+        (
+            "yes | head -c 10000000; echo the end",
+            "0",
+            b"y\n" * (SCRIPT_LOG_START_BYTES // 2)
+            + b"y\n" * ((SCRIPT_LOG_END_BYTES - 8) // 2)
+            + b"the end\n",
+        ),
         ("sleep 100 & echo $! >left; echo started", "0", b"started\n"),
     ],
     ids=["works", "fails", "hangs", "prints 10 MB", "leaves a process"],
