@@ -390,6 +390,7 @@ class AgentService:
             self._log.capture_failed(assignment, error)
             return
         self._log.captured(assignment, image)
+        self._idle_watch.finish()
 
     async def _stay_present(self) -> None:
         """Check in during a capture, so that the machine stays online and no other agent becomes this machine."""

@@ -1,7 +1,7 @@
 """The watch over a machine that waits with nothing to do: after a while it restarts, so that the daemon decides again.
 
 A machine that loads the live system for a cast which ends in the meantime would otherwise stay there until somebody
-switches it off. At its next boot the daemon sends it to its disk.
+switches it off. At its next boot the daemon sends it to its disk. After a capture there is nothing to wait for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ class IdleWatch:
         self._limit_s: float | None = None
         self._idle_since: float | None = None
         self._stays = False
+        self._finished = False
+
+    def finish(self) -> None:
+        """Restart as soon as nothing is planned: the machine has made the capture for which it booted."""
+        self._finished = True
 
     def stay(self) -> None:
         """Never restart: the disk may be incomplete, and the console shows the reason."""
@@ -39,5 +44,6 @@ class IdleWatch:
         if self._idle_since is None:
             self._idle_since = now
         idle_s = now - self._idle_since
-        over = self._limit_s is not None and not self._stays and idle_s >= self._limit_s
-        return idle_s if over else None
+        if self._limit_s is None or self._stays:
+            return None
+        return idle_s if self._finished or idle_s >= self._limit_s else None

@@ -18,6 +18,7 @@ import pytest
 import trio
 import trio.testing
 
+from protocol.control.capture_messages import CaptureAssignment
 from protocol.control.check_in import AgentState, Assignment, CheckIn, CheckInAnswer
 from protocol.errors import (
     DiskcastError,
@@ -27,6 +28,7 @@ from protocol.errors import (
     TargetInUseError,
 )
 from protocol.model.session_records import CastId, MachineIdentity
+from receiver.capture.capture_disk import CapturedImage, CaptureProgress
 from receiver.hardware.hardware_watch import HardwareWatch
 from receiver.reception.cast_receiver import CastReceiver
 from receiver.reception.network.cast_endpoint import CastEndpoint, EndpointTracker, endpoint_of
@@ -54,6 +56,7 @@ from tests.unit.receiver.reception.reporting.test_progress import RECEPTION, STA
 pytestmark = pytest.mark.trio
 
 HOUR_S = 3600.0
+CAPTURE = CaptureAssignment("3c4d5e6f", "lab", "auto", 1 << 18, 3, every_byte=False, secret="dcc_x")
 
 
 class FakeDaemon:
@@ -94,7 +97,8 @@ class FakeDaemon:
             recorded,
             database.assignment,
             database.check_in_after_s,
-            cast_planned=database.cast_planned,
+            cast_planned=True if database.capture is not None else database.cast_planned,
+            capture=database.capture,
         )
 
     def _enrol(self, check_in: CheckIn) -> CheckInAnswer:
@@ -124,6 +128,7 @@ class FakeDatabase:
         self.check_in_after_s = 1.0
         self.cast_planned: bool | None = None
         self.assignment: Assignment | None = None
+        self.capture: CaptureAssignment | None = None
         self.changed = trio.Event()
 
     def assign(self, assignment: Assignment | None) -> None:
@@ -235,8 +240,19 @@ class World:
             exit_after_success=exit_after_success,
             exit_when_idle=exit_when_idle,
             hardware=hardware,
+            capture=self.capture,
         )
+        self.capture_error: DiskcastError | None = None
         self.end: ServiceEnd | None = None
+
+    async def capture(
+        self, _url: str, _assignment: CaptureAssignment, _report: Callable[[CaptureProgress], None]
+    ) -> CapturedImage:
+        await trio.sleep(60.0)
+        self.database.capture = None
+        if self.capture_error is not None:
+            raise self.capture_error
+        return CapturedImage(bytes(32), 1 << 30, 1 << 29, 60.0)
 
     async def serve(self, seconds: float) -> None:
         """Run the service for that long, or until it ends."""
@@ -678,6 +694,36 @@ async def test_a_machine_whose_cast_ended_before_it_came_restarts(
     assert 300.0 <= booted.times()[-1] <= 340.0
     assert booted.log.names() == ["enrolled", "waiting", "nothing_planned"]
     assert booted.database.check_ins[-1][2].state is AgentState.LEAVING
+
+
+async def test_a_captured_machine_restarts_at_once(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The reference PC would wait in the live system for an hour, as if a cast could still come."""
+    booted.database.capture = CAPTURE
+    await booted.serve(HOUR_S)
+    assert booted.end is ServiceEnd.NOTHING_PLANNED
+    assert booted.times()[-1] < 70.0
+    assert booted.log.names()[-3:] == ["capture_assigned", "captured", "nothing_planned"]
+
+
+async def test_a_captured_machine_waits_for_the_cast_that_is_planned(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    booted.database.capture = CAPTURE
+    booted.database.cast_planned = True
+    await booted.serve(HOUR_S)
+    assert booted.end is None
+
+
+async def test_a_machine_whose_capture_failed_shows_why_for_a_while(
+    booted: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    booted.database.capture = CAPTURE
+    booted.capture_error = StorageError("the disk failed")
+    await booted.serve(HOUR_S)
+    assert booted.end is ServiceEnd.NOTHING_PLANNED
+    assert booted.times()[-1] >= 300.0
 
 
 async def test_a_machine_waits_on_while_a_cast_is_planned(

@@ -68,12 +68,15 @@ _LOADER_FILES: Final[Mapping[Loader, str]] = {
 }
 
 _CHECKED_TOOLS: Final = (
-    ("busybox", "true"), ("btrfs", "--version"), ("e2fsck", "-V"), ("efibootmgr", "--version"),
-    ("ethtool", "--version"), ("ip", "-V"), ("kmod", "--version"), ("lsblk", "--version"),
-    ("mount", "--version"), ("ntfsresize", "--version"), ("resize2fs", "-V"),
+    ("busybox", "true"), ("btrfs", "--version"), ("dumpe2fs", "-V"), ("e2fsck", "-V"),
+    ("efibootmgr", "--version"), ("ethtool", "--version"), ("ip", "-V"), ("kmod", "--version"),
+    ("lsblk", "--version"), ("mount", "--version"), ("ntfscat", "--version"), ("ntfsinfo", "--version"),
+    ("ntfsresize", "--version"), ("partclone.exfat", "--version"), ("partclone.ntfs", "--version"),
+    ("resize2fs", "-V"),
     ("sfdisk", "--version"), ("sgdisk", "--version"), ("smartctl", "--version"), ("udevadm", "--version"),
     ("/usr/lib/systemd/systemd-udevd", "--version"),
-    ("unshare", "--version"), ("wipefs", "--version"), ("xfs_growfs", "-V"), ("xfs_repair", "-V"),
+    ("unshare", "--version"), ("wipefs", "--version"), ("xfs_db", "-V"), ("xfs_growfs", "-V"),
+    ("xfs_repair", "-V"),
 )  # fmt: skip
 
 Note = Callable[[str], None]

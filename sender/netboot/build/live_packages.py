@@ -19,13 +19,14 @@ PACKAGES: Final = (
     "libpython3-stdlib",
     "mount",
     "ntfs-3g",
+    "partclone",
     "python3-minimal",
     "smartmontools",
     "udev",
     "util-linux",
     "xfsprogs",
 )
-"""Python, hardware detection, and the programs that ``--grow``, ``--efi-entry`` and the disk checks run."""
+"""Python, hardware detection, and the programs that ``--grow``, ``--efi-entry``, captures and the disk checks run."""
 
 FIRMWARE_PACKAGES: Final = (
     "firmware-bnx2", "firmware-bnx2x", "firmware-cavium", "firmware-intel-misc", "firmware-linux-free",
@@ -43,6 +44,8 @@ PROGRAMS: Final = (
     # Partition tables, filesystems and firmware: what the agent runs (receiver/disk/fit/programs.py).
     "btrfs", "e2fsck", "efibootmgr", "mount", "ntfsresize", "resize2fs", "sfdisk", "sgdisk", "umount",
     "xfs_growfs", "xfs_logprint", "xfs_repair",
+    # Free space of a disk that is captured (protocol/packing/filesystems/free_space.py).
+    "dumpe2fs", "ntfscat", "ntfsinfo", "partclone.exfat", "partclone.ntfs", "xfs_db",
     # Start of the live system.
     "busybox", "depmod", "insmod", "ip", "kmod", "lsmod", "modinfo", "modprobe", "python3", "rmmod", "udevadm",
     # For a technician at the console.

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from protocol.packing.filesystems.free_space import METHODS
 from sender.netboot.build.elf import missing_libraries, unneeded_libraries
 from sender.netboot.build.firmware import find_firmware, kernel_reads_xz, write_firmware
-from sender.netboot.build.live_packages import is_wanted
+from sender.netboot.build.live_packages import PACKAGES, is_wanted
 from sender.netboot.build.root_filesystem import BakedIn
 from sender.netboot.build.unpack import merged_path
 from tests.support.programs.processes import require_program
@@ -50,6 +51,13 @@ def test_a_path_out_of_the_root_is_refused() -> None:
 )
 def test_parts_that_the_agent_needs_stay(path: str) -> None:
     assert is_wanted(path)
+
+
+def test_the_live_system_finds_the_free_space_of_every_filesystem() -> None:
+    """Without a tool, a capture uploads everything that was ever deleted."""
+    for method in METHODS.values():
+        assert all(is_wanted(f"usr/sbin/{tool}") for tool in method.tools)
+        assert set(method.packages.split()) <= set(PACKAGES)
 
 
 @pytest.mark.parametrize(
