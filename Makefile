@@ -77,6 +77,9 @@ bench-room: $(STAMP)  ## a daemon with 500 simulated machines and 20 browsers, h
 bench-idle: $(STAMP)  ## a daemon with 1000 idle machines that check in over TLS (no root)
 	$(BIN)/python -m tests.load.idle $(ARGS)
 
+bench-preflight: $(STAMP)  ## the preflight of a room of 500 machines (no root)
+	$(BIN)/python -m tests.load.preflight $(ARGS)
+
 deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop, hang, upgrade, reboot (root, mmdebstrap, systemd-container)
 	$(BIN)/python -m tests.deploy.booted $(ARGS)
 
@@ -127,4 +130,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle sbom audit deploy-booted netboot-vm export-vm patches-vm fuzz fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle bench-preflight sbom audit deploy-booted netboot-vm export-vm patches-vm fuzz fuzz-api screenshots soak lock clean

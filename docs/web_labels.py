@@ -27,6 +27,7 @@ def render() -> str:
         "UPLOAD_STATES": ("States of uploads.", _states(labels.UPLOAD_STATES)),
         "EXPORT_STATES": ("States of exports.", _states(labels.EXPORT_STATES)),
         "KEEP_REASONS": ("Reasons for which pruning keeps an image.", _texts(labels.KEEP_REASONS)),
+        "PREFLIGHT_GRADES": ("Grades of the preflight.", _states(labels.PREFLIGHT_GRADES)),
         "ENROLMENT_STATES": ("Enrolment of machines.", _states(labels.ENROLMENT_STATES)),
         "ENROLMENT_MODES": ("Rules for machines that enrol.", _choices(labels.ENROLMENT_MODES)),
         "UNKNOWN_MACHINES": (

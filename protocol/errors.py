@@ -163,6 +163,12 @@ class TargetIncompatibleError(TargetError):
     exit_code = 37
 
 
+class PreflightRefusedError(TargetError):
+    """A machine's hardware doesn't fit the image, by the preflight; nothing was written."""
+
+    exit_code = 39
+
+
 class FitError(DiskcastError):
     """The image was written and verified, but adapting it to the disk's size or the machine's firmware failed."""
 

@@ -16,6 +16,7 @@ from protocol import errors
 from protocol.errors import DiskcastError
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
+from protocol.preflight.judgement import Grade
 from sender.store.records.access import Role
 from sender.store.records.boots import BootAction, UnknownMachines
 from sender.store.records.captures import CaptureState
@@ -193,6 +194,15 @@ ENROLMENT_STATES: Final[Mapping[EnrolmentState, StateLabel]] = MappingProxyType(
     }
 )
 
+PREFLIGHT_GRADES: Final[Mapping[Grade, StateLabel]] = MappingProxyType(
+    {
+        Grade.OK: StateLabel("OK", Tone.GOOD),
+        Grade.UNKNOWN: StateLabel("Unknown", Tone.OFF),
+        Grade.WARN: StateLabel("Warn", Tone.WARN),
+        Grade.REFUSE: StateLabel("Refuse", Tone.BAD),
+    }
+)
+
 ENROLMENT_MODES: Final[Mapping[EnrolmentMode, ChoiceLabel]] = MappingProxyType(
     {
         EnrolmentMode.TOKEN: ChoiceLabel("Token", "A machine enrols with a valid token."),
@@ -341,6 +351,8 @@ ERROR_ADVICE: Final[Mapping[type[DiskcastError], str]] = MappingProxyType(
         "if this happens again.",
         errors.VerificationError: "Its disk returned other bytes than were written. Don't trust it: replace the disk, "
         "then cast again.",
+        errors.PreflightRefusedError: "Follow the advice of 'diskcast casts preflight', or choose another image. "
+        f"{_NOTHING_WRITTEN}",
         errors.ProtocolError: "Update the agent and the sender to the same version, then cast again.",
         errors.TrustError: f"Check the keys and pins that the agent was started with. {_NOTHING_WRITTEN}",
         errors.UnsignedImageError: "Sign the image with diskcast images sign, by a key that the machine trusts, then "

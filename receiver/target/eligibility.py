@@ -22,6 +22,7 @@ from protocol.errors import (
     TargetReadOnlyError,
     TargetTooSmallError,
 )
+from protocol.preflight.sectors import sector_needs, sector_problem
 from protocol.shared.units import format_bytes
 from receiver.disk.inventory.block_devices import BlockDevice, DeviceKind, DiskInventory
 from receiver.disk.inventory.disk_contents import DiskContents, read_contents
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 NOTHING_WRITTEN: Final = "nothing was written"
 _USES_SHOWN_MAX: Final = 3
 _CANDIDATES_SHOWN_MAX: Final = 16
-
-_SECTOR_BOUND_FILESYSTEMS: Final = frozenset({"vfat", "exfat", "ntfs", "xfs"})
-"""Filesystems with a sector size of their own, which can't be mounted from a device with larger sectors."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -220,39 +218,10 @@ def incompatibility(
             "inside a partition",
             "name the whole disk, or pack the partition alone and restore that",
         )
-    counted_bytes = layout.sector_bytes if layout and has_table else needs.sector_bytes
-    if counted_bytes is not None and counted_bytes != sector_bytes and (has_table or layout is None):
-        table = f"the image's {layout.table.upper()}" if layout else "the image"
-        return Refusal(
-            TargetIncompatibleError,
-            f"{path} has logical sectors of {sector_bytes} bytes, {table} counts in sectors of {counted_bytes} bytes: "
-            "its partitions would not be found",
-            _sector_fix(counted_bytes, sector_bytes),
-        )
-    if layout is not None and counted_bytes is not None and counted_bytes < sector_bytes:
-        filesystem = layout.filesystem
-        if filesystem in _SECTOR_BOUND_FILESYSTEMS:
-            return Refusal(
-                TargetIncompatibleError,
-                f"{path} has logical sectors of {sector_bytes} bytes, the image's {filesystem} filesystem has "
-                f"{counted_bytes}: it couldn't be mounted",
-                _sector_fix(counted_bytes, sector_bytes),
-            )
-    if needs.raw_bytes % sector_bytes:
-        return Refusal(
-            TargetIncompatibleError,
-            f"{path} has sectors of {sector_bytes} bytes, and the image's {needs.raw_bytes} bytes aren't a whole "
-            "number of them",
-            "lengthen the image's source to whole sectors (truncate --size=%4096) and pack it again",
-        )
-    return None
-
-
-def _sector_fix(wanted_bytes: int, sector_bytes: int) -> str:
-    return (
-        f"choose a disk with {wanted_bytes}-byte sectors, switch this one if it can (nvme format, sg_format: both "
-        f"erase it), or pack an image for {sector_bytes}-byte sectors"
-    )
+    problem = sector_problem(sector_needs(layout, needs.sector_bytes, needs.raw_bytes), sector_bytes)
+    if problem is None:
+        return None
+    return Refusal(TargetIncompatibleError, f"{path} has {problem.reason}", problem.fix)
 
 
 def _refuse_image(device: BlockDevice, needs: ImageNeeds, probe: LoopProbe) -> Refusal | None:

@@ -190,6 +190,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _read("/requests", image_requests.list_image_requests, "machines"),
     _read("/casts", casts.list_casts, "casts"),
     _create("/casts", casts.add_cast, "casts"),
+    _order("/casts/preflight", casts.check_machines, "casts", body=Body.JSON),
     _read("/casts/{cast_id}", casts.get_cast, "casts"),
     _read("/casts/{cast_id}/machines", casts.list_cast_machines, "casts"),
     _read("/casts/{cast_id}/live", casts.watch_cast, "casts"),

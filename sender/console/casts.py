@@ -11,7 +11,8 @@ import click
 from protocol.errors import ConfigurationError
 from protocol.shared.units import format_bytes, format_duration, format_rate
 from sender.console.options import api_command, checked_cast, checked_room, list_options
-from sender.console.plan import PlanOptions, plan_options
+from sender.console.plan import PlanOptions, machine_ids_of, plan_options
+from sender.console.preflight import ask_preflight, preflight, require_consent
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -35,9 +36,13 @@ def casts() -> None:
     \b
     Examples:
       diskcast casts create lab.dci --room lab-1 --watch
+      diskcast casts preflight --image lab.dci --room lab-1
       diskcast casts list --phase casting
       diskcast casts machines 1a2b3c4d
     """  # noqa: D301
+
+
+casts.add_command(preflight)
 
 
 @casts.command("list")
@@ -112,6 +117,7 @@ def show(client: Client, output: Output, cast_id: str) -> None:
 )
 @click.option("--in", "start_in", metavar="TIME", help="Start after this time, such as 10m.")
 @click.option("--watch", is_flag=True, help="Watch the cast until it ends, as `diskcast casts watch` does.")
+@click.option("--accept-warnings", is_flag=True, help="Cast also to machines with warnings of the preflight.")
 @plan_options
 @api_command
 def create(
@@ -123,11 +129,12 @@ def create(
     start_at: str | None,
     start_in: str | None,
     watch: bool,
+    accept_warnings: bool,
 ) -> int:
     """Plan a cast of an image to machines.
 
     IMAGE is the name of an image, its file name or its id. Machines with a waiting agent (`diskcast-agent run`)
-    join automatically.
+    join automatically. Machines that don't fit the image are excluded, see `diskcast casts preflight`.
 
     \b
     Examples:
@@ -155,6 +162,10 @@ def create(
         "name": name,
         "start_at": None if start_time is None else start_time.isoformat(),
     }
+    if plan.room_id is not None or plan.machines:
+        machine_ids = machine_ids_of(body)
+        found = ask_preflight(client, str(body["image"]), plan.room_id, machine_ids)
+        require_consent(found, output, accept_warnings=accept_warnings)
     cast = client.create("/casts", Cast, body)
     if watch:
         if output.json_lines:

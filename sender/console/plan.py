@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -62,6 +62,13 @@ class PlanOptions:
         }
         plan["slow"] = plan.pop("slow_policy")
         return plan
+
+
+def machine_ids_of(body: Mapping[str, object]) -> list[str]:
+    """Return the ids of the machines in a plan of :meth:`PlanOptions.to_json`."""
+    ids = body["machine_ids"]
+    assert isinstance(ids, list)
+    return ids
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:

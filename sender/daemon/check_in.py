@@ -15,8 +15,15 @@ from typing import Final
 
 import structlog
 
+from protocol.constants import ERROR_TEXT_BYTES_MAX
 from protocol.control.check_in import AgentState, Assignment, CastOutcome, CheckIn, CheckInAnswer
-from protocol.errors import DatabaseError, RollbackError, TrustError, UnsignedImageError
+from protocol.errors import (
+    DatabaseError,
+    PreflightRefusedError,
+    RollbackError,
+    TrustError,
+    UnsignedImageError,
+)
 from protocol.model.hardware import Hardware
 from protocol.model.session_records import CastId
 from sender.daemon.captures.capture_desk import CaptureDesk
@@ -25,6 +32,7 @@ from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.cast_verdict import assigned_machine
 from sender.daemon.jobs.ended_machines import EndedMachines
+from sender.daemon.preflight_desk import PreflightDesk
 from sender.daemon.presence import MachinePresence, Presence
 from sender.daemon.ticket_office import TicketOffice
 from sender.metrics.boot_metrics import IMAGE_REFUSALS
@@ -97,6 +105,7 @@ class CheckInHandler:
         ended: EndedMachines,
         awaited: AwaitedCasts,
         captures: CaptureDesk,
+        preflight: PreflightDesk,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -107,6 +116,7 @@ class CheckInHandler:
         self._ended = ended
         self._awaited = awaited
         self._captures = captures
+        self._preflight = preflight
         self._updating = GroupCommit(store, store.machines.record)
         self._recording = GroupCommit(store, self._write_outcomes)
         self._known: OrderedDict[str, _KnownMachine] = OrderedDict()
@@ -274,9 +284,28 @@ class CheckInHandler:
             if check_in.state is not AgentState.IDLE:
                 if current:
                     return cast
-            elif cast.plan.includes(machine) and not await self._ended.has_ended(cast, machine.machine_id):
+            elif (
+                cast.plan.includes(machine)
+                and not await self._ended.has_ended(cast, machine.machine_id)
+                and not await self._is_excluded(cast, machine)
+            ):
                 return cast
         return None
+
+    async def _is_excluded(self, cast: Cast, machine: Machine) -> bool:
+        """Return whether the machine's hardware doesn't fit: it gets no ticket, and the cast doesn't wait for it.
+
+        The cast has it as failed, with the reason, as if its agent had refused the image before the first write.
+        """
+        known = self._known.get(machine.machine_id)
+        reason = await self._preflight.refusal(
+            cast.plan.image_id, cast.raw_bytes, machine.machine_id, None if known is None else known.hardware
+        )
+        if not reason:
+            return False
+        _log.warning("machine_excluded", machine=machine.name, cast=cast.cast_id, reason=reason)
+        await self._record(machine, _exclusion(cast, reason))
+        return True
 
     def _note_assigned(self, cast: Cast, machine: Machine, present: MachinePresence) -> None:
         job = self._registry.jobs.get(cast.cast_id)
@@ -368,6 +397,26 @@ def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None)
         nacks_count=outcome.nacks_sent,
         socket_drops_count=outcome.socket_drops,
         ended_at=datetime.now(UTC),
+    )
+
+
+def _exclusion(cast: Cast, reason: str) -> CastOutcome:
+    text = f"excluded by the preflight: {reason}".encode()[:ERROR_TEXT_BYTES_MAX].decode(errors="ignore")
+    return CastOutcome(
+        cast_id=CastId(int(cast.cast_id, 16)),
+        success=False,
+        error=text,
+        exit_code=PreflightRefusedError.exit_code,
+        unsigned_allowed=False,
+        raw_bytes_verified=0,
+        raw_bytes_kept=0,
+        blocks_rewritten=0,
+        datagrams_expected=0,
+        datagrams_received=0,
+        socket_drops=0,
+        nacks_sent=0,
+        seconds_receiving=0.0,
+        seconds_total=0.0,
     )
 
 

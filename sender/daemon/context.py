@@ -20,6 +20,7 @@ from sender.daemon.image_request_desk import ImageRequestDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.live_state import LiveState
 from sender.daemon.machine_access import MachineAccess
+from sender.daemon.preflight_desk import PreflightDesk
 from sender.daemon.presence import Presence
 from sender.daemon.waking.machine_waker import MachineWaker
 from sender.library.library import Library
@@ -52,6 +53,7 @@ class Services:
         booting: machines that load the live system.
         image_requests: requests of machines to be imaged.
         captures: captures of machines' disks.
+        preflight: machines judged for an image.
         upload_pace: rate and memory of all uploads together.
         started_at: start of this process.
         pin: pin of the daemon's certificate.
@@ -77,6 +79,7 @@ class Services:
     booting: BootingMachines
     image_requests: ImageRequestDesk
     captures: CaptureDesk
+    preflight: PreflightDesk
     upload_pace: UploadPace
     health: HealthMonitor
     metrics: DaemonMetrics

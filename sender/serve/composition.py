@@ -30,6 +30,7 @@ from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.lease_acquirer import LeaseAcquirer
 from sender.daemon.live_state import LiveState
 from sender.daemon.machine_access import MachineAccess
+from sender.daemon.preflight_desk import PreflightDesk
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
 from sender.daemon.ticket_office import TicketOffice
@@ -93,7 +94,10 @@ def compose_daemon(
         config.server.name,
         uploads_at_once=config.captures.uploads_at_once,
     )
-    check_ins = CheckInHandler(store, recorder, registry, presence, desk, tickets, ended, awaited, captures)
+    preflight = PreflightDesk(store, library)
+    check_ins = CheckInHandler(
+        store, recorder, registry, presence, desk, tickets, ended, awaited, captures, preflight
+    )
     boots = BootDecisions(store, awaited, booting, captures, UnknownMachines(config.server.unknown_machines))
 
     def make_job(cast: Cast, earlier: EarlierRuns) -> CastJob:
@@ -151,6 +155,7 @@ def compose_daemon(
         booting=booting,
         image_requests=image_requests,
         captures=captures,
+        preflight=preflight,
         upload_pace=UploadPace(config.captures.rate_ceiling_bytes_per_s),
         health=health,
         metrics=DaemonMetrics(config.server.name, store, sources),

@@ -93,6 +93,14 @@ export const KEEP_REASONS = {
   "unreadable": "no readable file on this machine"
 };
 
+/** Grades of the preflight. @type {Record<string, {text: string, tone: string}>} */
+export const PREFLIGHT_GRADES = {
+  "ok": {"text": "OK", "tone": "good"},
+  "unknown": {"text": "Unknown", "tone": "off"},
+  "warn": {"text": "Warn", "tone": "warn"},
+  "refuse": {"text": "Refuse", "tone": "bad"}
+};
+
 /** Enrolment of machines. @type {Record<string, {text: string, tone: string}>} */
 export const ENROLMENT_STATES = {
   "new": {"text": "Not enrolled", "tone": "off"},
@@ -219,6 +227,7 @@ export const EXIT_CODE_ADVICE = {
   36: "Choose one disk with the agent's --target, then cast again. Nothing was written.",
   37: "Use an image made for disks like this one. Nothing was written.",
   38: "The image is on the disk and verified. Run diskcast-agent restore with the same fit options, or check the disk's size.",
+  39: "Follow the advice of 'diskcast casts preflight', or choose another image. Nothing was written.",
   40: "Check the network between sender and machine, then cast again. Verified blocks are kept.",
   41: "Check the machine's network and the switch's multicast settings, then cast again.",
   42: "Check the network between sender and machine, then cast again. Verified blocks are kept.",

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from click.testing import CliRunner, Result
 
 from protocol.errors import DiskcastError
+from protocol.preflight.judgement import Subject
 from sender.cli import cli
 
 AT: Final = "2026-11-21T10:00:00Z"
@@ -176,6 +177,31 @@ def machine(name: str, **fields: Any) -> dict[str, Any]:
     texts = dict.fromkeys(("serial", "asset_tag", "position", "note", "address", "agent_version"), "")
     more = {"room_id": None, "macs": [], "inventory": {}, "created_at": AT, "last_seen_at": None}
     return {"machine_id": f"m-{name}", "name": name, **texts, **more, **fields}
+
+
+def preflight(**grades: str) -> dict[str, Any]:
+    """Return the matrix of a room: machines by name, with the grade of their disks."""
+    rows = []
+    for name, grade in grades.items():
+        checks = [
+            {
+                "subject": subject,
+                "grade": grade if subject == "disk" else "ok",
+                "reason": f"{subject} of {name}",
+                "fix": "replace it",
+            }
+            for subject in Subject
+        ]
+        rows.append({"machine_id": f"m-{name}", "name": name, "grade": grade, "checks": checks})
+    return {
+        "image_id": "ab" * 32,
+        "image_name": "lab",
+        "image_known": True,
+        "problem": "",
+        "refused_count": sum(grade == "refuse" for grade in grades.values()),
+        "warned_count": sum(grade == "warn" for grade in grades.values()),
+        "machines": rows,
+    }
 
 
 def cast(phase: str = "casting", **fields: Any) -> dict[str, Any]:

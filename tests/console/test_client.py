@@ -18,6 +18,7 @@ from tests.console.api_double import (
     lines,
     machine,
     page,
+    preflight,
     problem,
     refused,
     room,
@@ -32,6 +33,7 @@ def _without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_retried_creation_creates_no_second_cast(api: ApiDouble) -> None:
     """Each attempt sends the same key, by which the daemon recognizes the request."""
+    api.answers("POST /casts/preflight", Answer(preflight()))
     api.answers("POST /casts", BROKEN, Answer(b"{", broken=True), Answer(cast("planned"), 201))
     result = succeeded(api.run("casts", "create", "lab", "--room", "lab-1"))
     keys = [request.headers["Idempotency-Key"] for request in api.asked("POST /casts")]

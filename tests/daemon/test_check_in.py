@@ -14,6 +14,7 @@ from protocol.control.check_in import AgentState, CastOutcome, CheckIn, CheckInA
 from protocol.errors import (
     DatabaseUnavailableError,
     DiskcastError,
+    PreflightRefusedError,
     RollbackError,
     SessionError,
     TrustError,
@@ -29,21 +30,24 @@ from sender.daemon.jobs.awaited_casts import AwaitedCasts
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.ended_machines import EndedMachines
 from sender.daemon.machine_access import MachineAccess
+from sender.daemon.preflight_desk import PreflightDesk
 from sender.daemon.presence import Presence
 from sender.daemon.ticket_office import TicketOffice
+from sender.library.library import Library
 from sender.metrics.boot_metrics import IMAGE_REFUSALS
 from sender.refusals import RequestRefusedError
 from sender.store.machines.claims import secret_hash
 from sender.store.machines.machine_report import MachineReport
 from sender.store.open_store import open_store
 from sender.store.records.boots import BootAction, BootReport, BootToken
+from sender.store.records.casts import CastPhase
 from sender.store.records.machines import EnrolmentMode, Room
 from sender.store.repositories.audit import AuditNote
 from sender.store.repositories.boots import TOKEN_LIFETIME, DecidedBoot, new_boot_token
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import add_cast
-from tests.support.hardware import sample_hardware
+from tests.support.hardware import sample_disk, sample_hardware
 from tests.support.idle_captures import idle_captures
 
 REPORTED = CheckIn(
@@ -90,6 +94,7 @@ def make_handler(store: Store, tmp_path: Path, mode: EnrolmentMode = EnrolmentMo
         ended,
         AwaitedCasts(registry, ended),
         idle_captures(store, registry.changes),
+        PreflightDesk(store, Library(load_config(None, {"server.state_directory": tmp_path}).library, store)),
     )
 
 
@@ -146,6 +151,48 @@ def test_hardware_is_recorded_when_it_is_reported_and_kept_when_it_is_left_out(
 
     known = [sample_hardware()] * 2 + [sample_hardware(disks=())] * 2
     assert asyncio.run(meet()) == known
+
+
+def test_a_machine_whose_disk_is_too_small_gets_no_ticket_and_is_on_record(
+    desk: CheckInHandler, store: Store
+) -> None:
+    """A cast on another daemon: this one only answers the check-in."""
+
+    async def meet() -> list[CheckInAnswer]:
+        answers = []
+        for number, size_bytes in ((7, 2 << 30), (8, 1 << 20)):
+            mac = f"52:54:00:00:00:{number:02}"
+            small = sample_hardware(disks=(sample_disk(size_bytes=size_bytes),))
+            own = dataclasses.replace(
+                REPORTED,
+                agent_id=f"{number:032}",
+                name=f"pc{number:02}",
+                macs=(mac,),
+                serial="",
+                hardware=small,
+            )
+            machine_id = await enrolled(desk, own)
+            store.machines.change(machine_id, room_id="lab-1")
+            await desk.answer(own, machine_id, "10.0.0.7")
+            planned = store.casts.get("00000001") or add_cast(store, room_id="lab-1")
+            live = dataclasses.replace(
+                planned,
+                phase=CastPhase.GATHERING,
+                control_url="http://10.0.0.1:7421",
+                group="239.1.1.1",
+                port=7420,
+            )
+            desk._registry.unfinished[live.cast_id] = live
+            desk.forget(machine_id)
+            later = dataclasses.replace(own, hardware=None)
+            answers += [await desk.answer(later, machine_id, "10.0.0.7") for _ in range(2)]
+        return answers
+
+    assigned = [answer.assignment is not None for answer in asyncio.run(meet())]
+    assert assigned == [True, True, False, False]
+    [row] = store.casts.machines("00000001")
+    assert (row.name, row.exit_code) == ("pc08", PreflightRefusedError.exit_code)
+    assert "is smaller than the image" in row.error
 
 
 def test_check_ins_without_a_change_write_nothing(

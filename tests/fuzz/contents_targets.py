@@ -10,8 +10,11 @@ from protocol.disk.filesystem_magic import FILESYSTEMS
 from sender.imaging.contents.ext_files import ExtError, ExtFiles
 from sender.imaging.contents.filesystem_labels import read_label_untrusted
 from sender.imaging.contents.image_contents import read_system_untrusted, system_name_untrusted
+from sender.imaging.contents.image_requirements import driver_aliases_untrusted, read_requirements_untrusted
 from tests.fuzz.target import Target
 from tests.support.disks.ext_image import make_ext_image
+from tests.support.disks.fat import fat_filesystem
+from tests.support.disks.kernel_modules import ALIAS, BUILTIN, DEPENDENCIES
 
 OS_RELEASE = b'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
 READ_BYTES_MAX = 16 << 20
@@ -49,6 +52,25 @@ def _read_file(data: bytes) -> None:
         assert content is None or len(content) <= 1000
 
 
+def _read_requirements(data: bytes) -> None:
+    assert read_requirements_untrusted("ext4", _reader(data)).architecture.isascii()
+    assert len(ExtFiles.open_untrusted(_reader(data)).folder_names_untrusted("/etc", 2)) <= 2
+
+
+def _read_loaders(data: bytes) -> None:
+    assert read_requirements_untrusted("vfat", _reader(data)).architecture.isascii()
+
+
+def _read_aliases(data: bytes) -> None:
+    alias, dependencies, builtin = [*data.split(b"\1", 2), b"", b""][:3]
+    found = driver_aliases_untrusted(alias, dependencies, builtin)
+    assert found is None or all(pattern.isprintable() for pattern in found)
+
+
+def _fat_seeds() -> list[bytes]:
+    return [bytes(fat_filesystem(16)), bytes(fat_filesystem(32))]
+
+
 def _ext_seeds() -> list[bytes]:
     return [make_ext_image(OS_RELEASE, extents=True), make_ext_image(OS_RELEASE, extents=False)]
 
@@ -71,5 +93,8 @@ TARGETS = (
     Target("filesystem labels", _read_labels, (), _label_seeds, share=5),
     Target("system of an image", _read_system, (ExtError,), _ext_seeds, share=5),
     Target("files of ext", _read_file, (ExtError,), _ext_seeds, share=5),
+    Target("requirements of an image", _read_requirements, (ExtError,), _ext_seeds, share=5),
+    Target("loaders of an image", _read_loaders, (), _fat_seeds, share=2),
+    Target("drivers of a kernel", _read_aliases, (), lambda: [b"\1".join((ALIAS, DEPENDENCIES, BUILTIN))]),
     Target("os-release", system_name_untrusted, (), lambda: [OS_RELEASE, b"PRETTY_NAME=a\n"]),
 )

@@ -11,6 +11,7 @@ import trio
 from protocol.errors import DiskcastError, TrustError
 from protocol.trust.image_policy import AcceptedImage, OfferedImage
 from receiver.disk.inventory.read_devices import read_inventory
+from receiver.hardware.read_hardware import read_hardware
 from receiver.live.menu.choices import (
     Row,
     confirmation_prompt,
@@ -20,7 +21,7 @@ from receiver.live.menu.choices import (
     parse_choice,
 )
 from receiver.live.menu.console import Console, GoBackError
-from receiver.live.menu.preflight import ImageFacts, check_all, read_machine_facts, refused, report
+from receiver.live.menu.preflight import ImageFacts, check_all, refused, report
 from receiver.restore.listed_disks import ListedDisk, list_disks
 from receiver.target.eligibility import ImageNeeds, is_shown
 from receiver.trust.image_gate import ImageGate
@@ -104,7 +105,7 @@ class Dialog:
         chosen = disks[0]
         if len(disks) > 1:
             chosen = disks[await self.choose("Which disk shall be overwritten?", disk_rows(disks))]
-        checks = check_all(image, accepted, chosen, read_machine_facts())
+        checks = check_all(image, accepted, chosen, read_hardware())
         self.say()
         self.say(f"Image {image.name} onto {chosen.disk.path}:")
         self.say(report(checks))

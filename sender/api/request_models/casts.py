@@ -36,6 +36,20 @@ Rate = Annotated[float, Field(ge=RATE_BYTES_PER_S_MIN, le=RATE_BYTES_PER_S_MAX, 
 MachineCount = Annotated[int, Field(strict=False, ge=1, le=RECEIVER_COUNT_MAX), BeforeValidator(whole_number)]
 
 
+class PreflightInput(RequestBody):
+    """An image and the machines that should get it."""
+
+    image: ImageReference = Field(
+        examples=["win11-lab"], description="Image, as in the plan of a cast: name, version, or id."
+    )
+    room_id: RoomId | None = Field(
+        default=None, description="Room to check; null for the machines of machine_ids."
+    )
+    machine_ids: list[MachineId] = Field(
+        default=[], max_length=RECEIVER_COUNT_MAX, description="Machines to check; empty for the whole room."
+    )
+
+
 class PlanInput(RequestBody):
     """The plan of a cast: image, machines, start, rate and stragglers."""
 

@@ -10,13 +10,14 @@ from fastapi import Query
 from sender.api.bodies.paging import LIMIT_DEFAULT, Cursor, Limit
 from sender.api.bodies.responses import CastTimeline, Page
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
-from sender.api.request_models.casts import CancelInput, CastInput
+from sender.api.request_models.casts import CancelInput, CastInput, PreflightInput
 from sender.api.routes.parameters import CastIdPath, RoomFilter
-from sender.api.routes.plans import plan_of
+from sender.api.routes.plans import image_of, plan_of
 from sender.daemon.context import Services
 from sender.refusals import not_found
 from sender.store.records.casts import Cast, CastMachine, CastPhase, Command
 from sender.store.records.live import CastLive, LiveCast
+from sender.store.records.preflight import Preflight
 
 
 async def list_casts(
@@ -50,6 +51,16 @@ async def add_cast(services: ServicesOf, actor: ActorOf, body: CastInput) -> Cas
     """
     plan = dataclasses.replace(plan_of(services, body), start_at=body.start_at)
     return await services.commands.create(plan, actor)
+
+
+async def check_machines(services: ServicesOf, body: PreflightInput) -> Preflight:
+    """Check whether machines fit an image, before a cast.
+
+    A cast excludes machines that a check refuses, before anything is written; warnings are for the operator. A machine
+    whose agent hasn't reported its hardware is unknown.
+    """
+    image = image_of(services, body.image)
+    return await services.preflight.matrix(image, body.room_id, list(dict.fromkeys(body.machine_ids)))
 
 
 async def get_cast(services: ServicesOf, cast_id: CastIdPath) -> LiveCast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 from fastapi import Query
@@ -131,7 +132,11 @@ async def get_image_contents(services: ServicesOf, image_id: ImageIdPath) -> Fou
     They are read through the image in the background, once.
     """
     await get_image(services, image_id)
-    return await services.library.inspection.contents(image_id)
+    found = await services.library.inspection.contents(image_id)
+    if found.contents is None:
+        return found
+    # Thousands of patterns, for the daemon's own preflight.
+    return dataclasses.replace(found, contents=dataclasses.replace(found.contents, packed_aliases=""))
 
 
 async def diff_images(services: ServicesOf, image_id: ImageIdPath, older: OlderImage) -> ImageDiff:

@@ -8,7 +8,21 @@ from sender.api.request_models.casts import PlanInput
 from sender.daemon.context import Services
 from sender.refusals import RequestRefusedError, invalid
 from sender.store.records.casts import CastPlan, StartMode
-from sender.store.records.images import LATEST
+from sender.store.records.images import LATEST, Image
+
+
+def image_of(services: Services, reference: str) -> Image:
+    """Return the image that the body of a request names.
+
+    Raises:
+        RequestRefusedError: 422 if the library has no such image: the body names it, not the path, so it isn't 404.
+    """
+    try:
+        return services.library.resolve(reference)
+    except RequestRefusedError as error:
+        if error.status is HTTPStatus.NOT_FOUND:
+            raise invalid(error) from error
+        raise
 
 
 def plan_of(services: Services, body: PlanInput, *, repeats: bool = False) -> CastPlan:
@@ -24,12 +38,7 @@ def plan_of(services: Services, body: PlanInput, *, repeats: bool = False) -> Ca
             "room_id: name a room, or machines with machine_ids: machines get tickets only for casts that are planned "
             "for them"
         )
-    try:
-        image = services.library.resolve(body.image)
-    except RequestRefusedError as error:
-        if error.status is HTTPStatus.NOT_FOUND:
-            raise invalid(error) from error  # the body names the image, not the path: 422 instead of 404
-        raise
+    image = image_of(services, body.image)
     return CastPlan(
         image_id=image.image_id,
         room_id=body.room_id,

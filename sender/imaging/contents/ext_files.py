@@ -176,6 +176,20 @@ class ExtFiles:
             raise ExtError("a structure is cut short") from error
         return ranges
 
+    def folder_names_untrusted(self, path: str, count_max: int) -> list[str]:
+        """Return the first ``count_max`` names in a folder, without ``.`` and ``..``; none if there is no such folder.
+
+        Raises:
+            ExtError: as :meth:`entries_untrusted`.
+        """
+        try:
+            inode = self._find(path)
+        except struct.error as error:
+            raise ExtError("a structure is cut short") from error
+        if inode is None or not stat.S_ISDIR(inode.mode):
+            return []
+        return [name.decode("utf-8", "replace") for name, _ in self.entries_untrusted(inode)[:count_max]]
+
     def _find(self, path: str) -> ExtInode | None:
         """Return the inode of a path, symbolic links followed."""
         folders = [ROOT_INODE]

@@ -6,10 +6,12 @@ The parsers are Python functions of bounded work; no foreign program sees the im
 
 from __future__ import annotations
 
+import base64
 import collections
 import dataclasses
 import enum
 import shlex
+import zlib
 from typing import Final
 
 import numpy as np
@@ -21,12 +23,15 @@ from protocol.disk.partition_table import DiskLayout, TableKind
 from protocol.errors import DiskcastError
 from protocol.image.manifest import BlockKind, Manifest
 from protocol.packing.filesystems.superblocks import UsageUnknownError, read_superblock_untrusted
+from protocol.preflight.requirements import ImageRequirements, firmwares_of
+from protocol.preflight.sectors import sector_needs
 from sender.imaging.contents.ext_files import ExtError, ExtFiles
 from sender.imaging.contents.filesystem_labels import read_label_untrusted
+from sender.imaging.contents.image_requirements import FoundRequirements, read_requirements_untrusted
 from sender.imaging.image_file import ImageFile
 from sender.imaging.verified_blocks import VerifiedBlocks
 
-CONTENTS_VERSION: Final = 1
+CONTENTS_VERSION: Final = 2
 """Raised when a later reader recognises more; cached results of other versions are read again."""
 
 BLOCKS_READ_MAX: Final = 4096
@@ -73,6 +78,7 @@ class ImageContents:
         used_bytes: raw bytes of the blocks with content.
         unused_bytes: raw bytes of the blocks that the filesystems don't use.
         problem: reason for which some of it is unknown; empty if all is known.
+        packed_aliases: see :meth:`driver_aliases`; empty if they are unknown.
     """
 
     table: str
@@ -80,7 +86,15 @@ class ImageContents:
     used_bytes: int
     unused_bytes: int
     partitions: tuple[PartitionContents, ...]
+    requirements: ImageRequirements
     problem: str = ""
+    packed_aliases: str = ""
+
+    def driver_aliases(self) -> tuple[str, ...] | None:
+        """Return the devices for which the image has drivers, as in ``modules.alias``; None if they are unknown."""
+        if not self.packed_aliases:
+            return None
+        return tuple(zlib.decompress(base64.b64decode(self.packed_aliases)).decode().split("\n"))
 
 
 class ContentsState(enum.StrEnum):
@@ -113,13 +127,14 @@ def read_contents(image: ImageFile) -> ImageContents:
     layout = layout_of(manifest.metadata)
     unused_bytes = _unused_bytes(manifest, 0, manifest.raw_bytes)
     reader = _BlockReader(image)
-    partitions, problems = [], []
+    partitions, problems, shown = [], [], []
     for number, kind, name, filesystem, start_bytes, size_bytes in _ranges(layout, manifest.raw_bytes):
         read = reader_from(reader.read, start_bytes, size_bytes)
         label = read_label_untrusted(filesystem, read)
         system = ""
         try:
             system = read_system_untrusted(filesystem, read)
+            shown.append(read_requirements_untrusted(filesystem, read))
         except ExtError as error:
             problems.append(f"partition {number or 'on the disk'}: {error}")
         unused = _unused_bytes(manifest, start_bytes, start_bytes + size_bytes)
@@ -144,8 +159,32 @@ def read_contents(image: ImageFile) -> ImageContents:
         manifest.raw_bytes - unused_bytes,
         unused_bytes,
         tuple(partitions),
+        _requirements(manifest, layout, shown),
         "; ".join(problems),
+        _packed_aliases(shown),
     )
+
+
+def _requirements(
+    manifest: Manifest, layout: DiskLayout | None, shown: list[FoundRequirements]
+) -> ImageRequirements:
+    """Return what the metadata and the filesystems require, each fact from the first of them that shows it."""
+    sector_bytes = manifest.metadata.get("logical_sector_bytes")
+    signed = [each.signed_loader for each in shown if each.signed_loader is not None]
+    # Programs rather than boot loaders: a disk may start on more machines than its system runs on.
+    by_program = sorted(shown, key=lambda each: each.signed_loader is not None)
+    return ImageRequirements(
+        sector_needs(layout, sector_bytes if isinstance(sector_bytes, int) else None, manifest.raw_bytes),
+        firmwares_of(layout),
+        next((each.architecture for each in by_program if each.architecture), ""),
+        any(signed) if signed else None,
+        any(each.aliases for each in shown),
+    )
+
+
+def _packed_aliases(shown: list[FoundRequirements]) -> str:
+    aliases = next((each.aliases for each in shown if each.aliases), None)
+    return base64.b64encode(zlib.compress("\n".join(aliases).encode())).decode() if aliases else ""
 
 
 def system_name_untrusted(os_release: bytes) -> str:

@@ -9,28 +9,26 @@ import pytest
 
 from protocol.constants import GIB, MIB
 from protocol.disk.partition_table import DiskLayout, Partition, TableKind
+from protocol.model.hardware import FirmwareKind
+from protocol.preflight.judgement import Grade
 from protocol.trust.image_policy import AcceptedImage
 from receiver.disk.inventory.disk_contents import DiskContents
 from receiver.live.menu.choices import COLUMNS
 from receiver.live.menu.preflight import (
-    Check,
-    Grade,
     ImageFacts,
-    MachineFacts,
+    MenuCheck,
     check_all,
-    firmwares_of,
-    read_machine_facts,
     refused,
     report,
 )
 from receiver.restore.listed_disks import ListedDisk
 from receiver.target.eligibility import ImageNeeds, judge
 from tests.support.disks.disk_layouts import EFI_GUID, LINUX_GUID
+from tests.support.hardware import sample_hardware
 from tests.support.network.fake_machine import FakeMachine
 
 ALLOWED = AcceptedImage(bytes(32), "lab", None, "unsigned")
-MACHINE = MachineFacts(uefi=True, memory_bytes=2 * GIB)
-BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
+MACHINE = sample_hardware(memory_bytes=2 * GIB)
 
 
 def layout(table: TableKind, *types: str) -> DiskLayout:
@@ -48,18 +46,18 @@ def listed(tmp_path: Path) -> ListedDisk:
     return ListedDisk(machine.device("sda"), DiskContents("GPT: ntfs"), None)
 
 
-def grades(checks: list[Check]) -> dict[str, Grade]:
+def grades(checks: list[MenuCheck]) -> dict[str, Grade]:
     return {check.subject: check.grade for check in checks}
 
 
 def test_all_is_well_but_the_disk_is_erased(listed: ListedDisk) -> None:
     checks = check_all(IMAGE, ALLOWED, listed, MACHINE)
     assert grades(checks) == {
-        "signature": Grade.WARNING,
+        "signature": Grade.WARN,
         "disk": Grade.OK,
         "firmware": Grade.OK,
         "memory": Grade.OK,
-        "erases": Grade.WARNING,
+        "erases": Grade.WARN,
     }
     text = " ".join(report(checks).split())
     assert "serial S1; it holds GPT: ntfs" in text
@@ -79,41 +77,24 @@ def test_a_refused_disk_is_refused(tmp_path: Path) -> None:
     refusal = judge(device, machine.inventory(), ImageNeeds(2 * GIB), probe=machine.probe)
     checks = check_all(IMAGE, ALLOWED, ListedDisk(device, DiskContents("x"), refusal), MACHINE)
     assert refused(checks)
-    assert grades(checks)["disk"] is Grade.REFUSED
+    assert grades(checks)["disk"] is Grade.REFUSE
 
 
 def test_a_stick_is_questioned(listed: ListedDisk) -> None:
     """The boot stick itself is usable as far as the kernel knows: the live system runs in memory."""
     stick = dataclasses.replace(listed, disk=dataclasses.replace(listed.disk, removable=True))
-    assert grades(check_all(IMAGE, ALLOWED, stick, MACHINE))["disk"] is Grade.WARNING
-
-
-@pytest.mark.parametrize(
-    ("table", "wanted"),
-    [
-        (layout(TableKind.GPT, EFI_GUID, LINUX_GUID), ("UEFI",)),
-        (layout(TableKind.GPT, EFI_GUID, BIOS_BOOT), ("UEFI", "BIOS")),
-        (layout(TableKind.GPT, BIOS_BOOT, LINUX_GUID), ("BIOS",)),
-        (layout(TableKind.GPT, LINUX_GUID), ()),
-        (layout(TableKind.MBR, "0x83"), ("BIOS",)),
-        (layout(TableKind.MBR, "0xEF", "0x83"), ("UEFI", "BIOS")),
-        (layout(TableKind.NONE), ()),
-        (None, ()),
-    ],
-)
-def test_the_firmware_by_which_an_image_starts(table: DiskLayout | None, wanted: tuple[str, ...]) -> None:
-    assert firmwares_of(table) == wanted
+    assert grades(check_all(IMAGE, ALLOWED, stick, MACHINE))["disk"] is Grade.WARN
 
 
 def test_another_firmware_and_little_memory_are_warnings(listed: ListedDisk) -> None:
-    found = grades(check_all(IMAGE, ALLOWED, listed, MachineFacts(uefi=False, memory_bytes=300 * MIB)))
-    assert (found["firmware"], found["memory"]) == (Grade.WARNING, Grade.WARNING)
-    unknown = check_all(dataclasses.replace(IMAGE, layout=None), ALLOWED, listed, MachineFacts(False, 0))
+    found = grades(
+        check_all(IMAGE, ALLOWED, listed, sample_hardware(firmware=FirmwareKind.BIOS, memory_bytes=300 * MIB))
+    )
+    assert (found["firmware"], found["memory"]) == (Grade.WARN, Grade.WARN)
+    unknown = check_all(
+        dataclasses.replace(IMAGE, layout=None),
+        ALLOWED,
+        listed,
+        sample_hardware(firmware=FirmwareKind.BIOS, memory_bytes=0),
+    )
     assert grades(unknown)["firmware"] is Grade.OK
-
-
-def test_the_facts_of_this_machine(tmp_path: Path) -> None:
-    memory = tmp_path / "meminfo"
-    memory.write_text("MemTotal:         384000 kB\nMemFree: 1 kB\n")
-    assert read_machine_facts(tmp_path, memory) == MachineFacts(True, 384000 * 1024)
-    assert read_machine_facts(tmp_path / "none", tmp_path / "none") == MachineFacts(False, 0)
