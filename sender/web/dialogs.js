@@ -37,15 +37,22 @@ export function showDialog(title, content) {
 }
 
 /**
- * @param {{title: string, text: any, yes: string, no?: string, danger?: boolean}} options
+ * @param {{title: string, text: any, yes: string, no?: string, danger?: boolean, consent?: string}} options
+ *   consent: a statement to tick before `yes` can be pressed
  * @returns {Promise<boolean>}
  */
-export async function confirmDialog({ title, text, yes, no = "Keep", danger = false }) {
-  const answer = await showDialog(title, (close) => [
-    h("div", { class: "dialog-text" }, text),
-    h("div", { class: "dialog-actions" },
-      h("button", { type: "button", class: "button", "data-autofocus": danger, onclick: () => close(false) }, no),
-      h("button", { type: "button", class: danger ? "button danger" : "button primary", "data-autofocus": !danger, onclick: () => close(true) }, yes)),
-  ]);
+export async function confirmDialog({ title, text, yes, no = "Keep", danger = false, consent = "" }) {
+  const answer = await showDialog(title, (close) => {
+    const accept = h("button", { type: "button", class: danger ? "button danger" : "button primary", "data-autofocus": !danger && !consent, disabled: Boolean(consent), onclick: () => close(true) }, yes);
+    const id = freshId("consent");
+    const box = h("input", { type: "checkbox", id, onchange: () => { accept.disabled = !box.checked; } });
+    return [
+      h("div", { class: "dialog-text" }, text),
+      consent ? h("div", { class: "check" }, box, h("label", { for: id }, consent)) : null,
+      h("div", { class: "dialog-actions" },
+        h("button", { type: "button", class: "button", "data-autofocus": danger || Boolean(consent), onclick: () => close(false) }, no),
+        accept),
+    ];
+  });
   return answer === true;
 }

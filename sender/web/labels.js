@@ -1,6 +1,6 @@
 /** Labels of states, bottlenecks and events. Their texts come from sender/labels.py by way of labels.generated.js. */
 
-import { BOTTLENECKS, CAPTURE_STATES as CAPTURE_LABELS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLMENT_LABELS, EXIT_CODE_ADVICE, EXPORT_STATES as EXPORT_LABELS, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS, UPLOAD_STATES as UPLOAD_LABELS } from "./labels.generated.js";
+import { BOTTLENECKS, CAPTURE_STATES as CAPTURE_LABELS, CAST_BOTTLENECKS, CAST_PHASES, ENROLMENT_STATES as ENROLMENT_LABELS, EXIT_CODE_ADVICE, EXPORT_STATES as EXPORT_LABELS, IMAGE_STATES as IMAGE_LABELS, MACHINE_STATES as MACHINE_LABELS, PAUSED, PREFLIGHT_GRADES as PREFLIGHT_LABELS, PROBLEM_KINDS, STATE_ADVICE, STATE_REASONS, UPLOAD_STATES as UPLOAD_LABELS } from "./labels.generated.js";
 
 /** @typedef {{label: string, icon: string, tone: string, order: number}} StateLabel */
 
@@ -24,6 +24,8 @@ const UPLOAD_ICONS = { receiving: "receiving", waiting: "schedule", checking: "r
 const EXPORT_ICONS = { waiting: "schedule", converting: "receiving", done: "complete", failed: "failed" };
 /** @type {Record<string, string>} */
 const ENROLMENT_ICONS = { new: "none", waiting: "warning", approved: "joined", enrolled: "complete", blocked: "dropped" };
+/** @type {Record<string, string>} */
+const PREFLIGHT_ICONS = { ok: "complete", unknown: "none", warn: "warning", refuse: "failed" };
 const UNKNOWN = { icon: "info", tone: "calm", order: 50 };
 
 /**
@@ -43,6 +45,7 @@ export const UPLOAD_STATES = withIcons(UPLOAD_LABELS, UPLOAD_ICONS);
 export const EXPORT_STATES = withIcons(EXPORT_LABELS, EXPORT_ICONS);
 export const CAPTURE_STATES = withIcons(CAPTURE_LABELS, CAPTURE_ICONS);
 
+const PREFLIGHT_GRADES = withIcons(PREFLIGHT_LABELS, PREFLIGHT_ICONS);
 const ENROLMENT_STATES = withIcons(ENROLMENT_LABELS, ENROLMENT_ICONS);
 
 const ENDED = new Set(["done", "failed", "cancelled"]);
@@ -52,6 +55,11 @@ const RECEIVING = new Set(["receiving", "slow", "tail"]);
 /** @param {string} state @returns {StateLabel} */
 export function machineLabel(state) {
   return MACHINE_STATES[state] ?? { label: state, ...UNKNOWN };
+}
+
+/** @param {string} grade of a check of the preflight @returns {StateLabel} */
+export function preflightLabel(grade) {
+  return PREFLIGHT_GRADES[grade] ?? { label: grade, ...UNKNOWN };
 }
 
 /** @param {string} state of a machine's enrolment @returns {StateLabel} */

@@ -23,6 +23,7 @@ from tests.support.disks.disk_images import make_image
 from tests.support.disks.slow_disk import Action, Behaviour, Fault, Operation, slow_disk
 from tests.support.programs.serving import Daemon, ServiceAgent, wait_online, wait_until
 from tests.web.browsing import DESKTOP, LIMIT_MS, PHONE, chromium, visit
+from tests.web.odd_room import ODD_ROOM, odd_room
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 BYTES_MAX: Final = 150_000
@@ -67,6 +68,7 @@ def main() -> None:
         wait_online(daemon, (*MACHINES, REFERENCE))
         _take(browser, daemon)
         _take_images(browser, daemon)
+        _take_preflight(browser, daemon)
 
 
 @contextlib.contextmanager
@@ -131,6 +133,17 @@ def _take(browser: Browser, daemon: Daemon) -> None:
     daemon.wait_phase(cast_id, "failed")
     _shoot(browser, daemon, "cast", f"/casts/{cast_id}", full=True)
     _shoot(browser, daemon, "history", "/history")
+
+
+def _take_preflight(browser: Browser, daemon: Daemon) -> None:
+    with odd_room(daemon):
+        _shoot(browser, daemon, "preflight", f"/new-cast?room={ODD_ROOM}", prepare=_see_preflight)
+
+
+def _see_preflight(page: Page) -> None:
+    page.locator("select[name=image]").select_option(index=1)
+    page.get_by_role("button", name="Start the cast").click()
+    expect(page.get_by_role("dialog").locator("tbody tr")).to_have_count(2)
 
 
 def _make_linux(disk: Path) -> None:

@@ -35,7 +35,7 @@ def furnished(lab: Lab) -> Iterator[dict[str, str]]:
     daemon.ask("DELETE", f"/tokens/{token['token_id']}")
 
 
-def _assert_accessible(page: Page, what: str) -> None:
+def assert_accessible(page: Page, what: str) -> None:
     found = Axe().run(page).response["violations"]
     bad = [
         (violation["id"], violation["impact"], [node["html"][:160] for node in violation["nodes"][:5]])
@@ -76,7 +76,7 @@ def test_nobody_is_kept_out(
                 "details.advanced, details.chart-table, details.picker:visible"
             ).all():
                 details.locator("summary").first.click()
-            _assert_accessible(page, address)
+            assert_accessible(page, address)
             assert page.locator("h1").count() == 1
             assert page.title().endswith(" · diskcast")
 
@@ -96,6 +96,6 @@ def _assert_dialogs(visiting: Visit, furnished: dict[str, str]) -> None:
         page = visiting.open(address.format(**furnished))
         page.get_by_role("button", name=button).click()
         expect(page.get_by_role("dialog")).to_be_visible()
-        _assert_accessible(page, button)
+        assert_accessible(page, button)
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_have_count(0)

@@ -1,12 +1,13 @@
 /** The form of a new cast: image, machines, start. */
 
 import { all, create, get } from "../api.js";
-import { confirmDialog } from "../dialogs.js";
+import { confirmDialog, showDialog } from "../dialogs.js";
 import { h, icon } from "../dom.js";
 import { form } from "../forms.js";
 import { formatCount, formatDateTime } from "../format.js";
 import { emptyState, pageHead } from "../components.js";
 import { planFields, readChoices } from "../plan_fields.js";
+import { askPreflight, nobodyFits, preflightElement } from "../preflight.js";
 import { go, to } from "../router.js";
 import { roomName } from "../store.js";
 import { startText } from "../labels.js";
@@ -35,9 +36,15 @@ export async function show({ query, signal }) {
         const image = images.find((each) => each.image_id === wanted.image);
         const count = plan.machineCount();
         const target = wanted.room_id ? `${count ? `${formatCount(count, "machine")} of ` : ""}${roomName(wanted.room_id)}` : "the chosen machines";
+        const found = await askPreflight(wanted);
+        if (nobodyFits(found)) {
+          await showDialog("No machine fits this image", () => preflightElement(found));
+          return;
+        }
         const sure = await confirmDialog({
           title: "Start this cast?", yes: "Start the cast", no: "Not yet",
-          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, target), "."), h("p", {}, `${wanted.start_at ? `Machines gather from ${formatDateTime(wanted.start_at)}, and it starts` : "It starts"} ${startText(wanted)}.`), h("p", {}, "Their target disks are overwritten.")],
+          consent: found.warned_count ? `Cast also to ${formatCount(found.warned_count, "machine")} with warnings` : "",
+          text: [h("p", {}, h("strong", {}, image?.name ?? wanted.image), " goes to ", h("strong", {}, target), "."), h("p", {}, `${wanted.start_at ? `Machines gather from ${formatDateTime(wanted.start_at)}, and it starts` : "It starts"} ${startText(wanted)}.`), h("p", {}, "Their target disks are overwritten."), preflightElement(found)],
         });
         if (!sure) return;
         const cast = await create("/casts", wanted);
