@@ -7,6 +7,7 @@ from sender.patches.template_fields import TABLES, FieldKind
 
 _TITLES = {
     "": "The template",
+    "filesystem": "`[filesystem]`",
     "users": "`[[users]]`",
     "network": "`[network]`",
     "files": "`[[files]]`",

@@ -11,6 +11,7 @@ can be regained after the last step.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import ctypes
 import errno
@@ -41,6 +42,9 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_SECCOMP_NEW_LISTENER: Final = 8
+_SYS_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _CAPABILITIES_MAX: Final = 64
 # The same numbers on all architectures but alpha (Linux 5.12 and 5.13).
@@ -310,6 +314,29 @@ def _filter_system_calls(program: bytes) -> None:
     )
 
 
+def _pass_listener(program: bytes, channel_fd: int) -> None:
+    """Stop this process at accesses to files, and pass the listener for them to the supervisor.
+
+    A filter of :func:`protocol.program.system_call_filter.build_watch_filter`; from here on, reads and writes wait for
+    the supervisor.
+    """
+    channel = _socket.socket(fileno=channel_fd)
+    instructions = ctypes.create_string_buffer(program, len(program))
+    head = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(instructions))  # struct sock_fprog
+    number = _SYS_SECCOMP[os.uname().machine]
+    listener_fd = _libc.syscall(
+        ctypes.c_long(number),
+        ctypes.c_uint(_SECCOMP_SET_MODE_FILTER),
+        ctypes.c_uint(_SECCOMP_NEW_LISTENER),
+        ctypes.byref(head),
+    )
+    _call("watching files", listener_fd)
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener_fd.to_bytes(4, sys.byteorder))
+    channel.sendmsg([b"\0"], [rights])
+    os.close(listener_fd)
+    channel.close()
+
+
 def _confine(settings: _Settings) -> None:
     _limit(settings.values)
     if os.geteuid() == 0:
@@ -326,6 +353,8 @@ def _confine(settings: _Settings) -> None:
         _restrict_files(settings)
     if "filter" in settings.values:
         _filter_system_calls(bytes.fromhex(settings.values["filter"]))
+    if "watch" in settings.values:
+        _pass_listener(bytes.fromhex(settings.values["watch"]), int(settings.values["channel"]))
 
 
 def main(arguments: list[str]) -> NoReturn:

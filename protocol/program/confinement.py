@@ -29,7 +29,7 @@ from typing import Final
 
 from protocol.constants import KIB, MIB
 from protocol.program import confined_exec
-from protocol.program.system_call_filter import build_filter
+from protocol.program.system_call_filter import build_filter, build_watch_filter
 
 CONFINED_USER_ID: Final = 65533
 """User and group of parsers: reserved by Debian's policy (9.2.2) and unused by systemd, so that no process of another
@@ -91,6 +91,8 @@ class Confinement:
     """Most memory; None for :func:`memory_bytes_max`."""
     file_bytes_max: int | None = 0
     """Longest file that it may write; None for a tool that insists on no limit. A block device isn't a file."""
+    watch_fd: int | None = None
+    """Inherited socket over which the listener of a :class:`protocol.program.file_watch.FileWatch` is passed."""
     sigpipe_ignored: bool = False
     """True for a tool that must finish its work even if its reader was killed."""
 
@@ -127,6 +129,8 @@ class Confinement:
             settings += ["reads=named", *(f"read={path}" for path in self.reads)]
             settings += [f"landlock={'required' if self.landlock_is_required else 'optional'}"]
             settings += [f"filter={build_filter().hex()}"]
+        if self.watch_fd is not None:
+            settings += [f"watch={build_watch_filter().hex()}", f"channel={self.watch_fd}"]
         return [sys.executable, "-I", "-S", confined_exec.__file__, *settings, "--", program, *argv]
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Final
 
 from protocol.constants import GIB, TIB
 from protocol.errors import SandboxUnavailableError
 from protocol.program.confined_exec import landlock_version
 from protocol.program.confinement import CONFINED_USER_ID, Confinement
+from protocol.program.file_watch import FileWatch, WatchedFile
 from protocol.program.system_call_filter import machine_is_supported
 from protocol.program.system_tools import ToolError, tool_output
 
@@ -65,6 +66,12 @@ class ForeignTool:
     """Files that it opens for reading. Its standard input needs no entry."""
     writes: Sequence[int] = ()
     """Files without a name that it opens for writing; root gives them to the tool's user."""
+    watched: Sequence[WatchedFile] = ()
+    """Those of :attr:`writes` whose content is provided when the tool accesses it."""
+    read_paths: Sequence[str] = ()
+    """Files and folders of the system, such as an interpreter's modules, that it reads besides."""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Variables beside those that every tool gets."""
     stdin_fd: int | None = None
     written_bytes_max: int = 0
     """Longest file that it may write."""
@@ -79,12 +86,29 @@ class ForeignTool:
         Raises:
             SandboxUnavailableError: as :func:`require_sandbox`.
             ToolError: the tool is missing, failed, hung or wrote too much.
+            DiskcastError: the content of a watched file couldn't be provided.
         """
         require_sandbox(allow_unsandboxed=self.allow_unsandboxed)
+        if not self.watched:
+            return self._output(None)
+        return self._watched_output()
+
+    def _watched_output(self) -> Generator[bytes, None, None]:
+        with FileWatch(tuple(self.watched)) as watch:
+            try:
+                yield from self._output(watch.fd)
+            except ToolError:
+                watch.raise_error()
+                raise
+            watch.raise_error()
+
+    def _output(self, watch_fd: int | None) -> Generator[bytes, None, None]:
+        inherited = (*self.reads, *self.writes)
         return tool_output(
             self.arguments,
-            self.confinement(),
-            pass_fds=(*self.reads, *self.writes),
+            dataclasses.replace(self.confinement(), watch_fd=watch_fd),
+            pass_fds=inherited if watch_fd is None else (*inherited, watch_fd),
+            environment=self.environment,
             stdin_fd=self.stdin_fd,
             time_limit_s=self.time_limit_s,
             stall_limit_s=self.stall_limit_s,
@@ -107,7 +131,7 @@ class ForeignTool:
             if os.geteuid() == 0 and user_id is not None:
                 os.fchown(fd, user_id, -1)
         return Confinement(
-            reads=tuple(f"/proc/self/fd/{fd}" for fd in self.reads),
+            reads=(*(f"/proc/self/fd/{fd}" for fd in self.reads), *self.read_paths),
             files=tuple(f"/proc/self/fd/{fd}" for fd in self.writes),
             user_id=user_id,
             is_required=False,  # Landlock is; namespaces are forbidden in containers

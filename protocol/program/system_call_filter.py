@@ -10,6 +10,7 @@ without it.
 
 from __future__ import annotations
 
+import enum
 import errno
 import platform
 import struct
@@ -26,6 +27,7 @@ _RETURN: Final = 0x06
 _ALLOW: Final = 0x7FFF0000
 _KILL_PROCESS: Final = 0x80000000
 _ERRNO: Final = 0x00050000
+_NOTIFY: Final = 0x7FC00000
 _NUMBER_OFFSET: Final = 0
 _ARCHITECTURE_OFFSET: Final = 4
 _ARGUMENTS_OFFSET: Final = 16
@@ -81,6 +83,51 @@ _PRLIMIT: Final = (302, 261)
 _IOCTL: Final = (16, 29)
 
 
+_MAP_ANONYMOUS: Final = 0x20
+_MMAP_FLAGS_ARGUMENT: Final = 3
+
+
+class WatchedCall(enum.StrEnum):
+    """Calls that a watch of a file sees: every way to read, write or map it, or to learn its holes."""
+
+    READ = "read"
+    WRITE = "write"
+    PREAD64 = "pread64"
+    PWRITE64 = "pwrite64"
+    READV = "readv"
+    WRITEV = "writev"
+    PREADV = "preadv"
+    PWRITEV = "pwritev"
+    PREADV2 = "preadv2"
+    PWRITEV2 = "pwritev2"
+    LSEEK = "lseek"
+    MMAP = "mmap"
+    FALLOCATE = "fallocate"
+    FTRUNCATE = "ftruncate"
+
+
+_WATCHED: Final = MappingProxyType(
+    {
+        WatchedCall.READ: (0, 63),
+        WatchedCall.WRITE: (1, 64),
+        WatchedCall.PREAD64: (17, 67),
+        WatchedCall.PWRITE64: (18, 68),
+        WatchedCall.READV: (19, 65),
+        WatchedCall.WRITEV: (20, 66),
+        WatchedCall.PREADV: (295, 69),
+        WatchedCall.PWRITEV: (296, 70),
+        WatchedCall.PREADV2: (327, 286),
+        WatchedCall.PWRITEV2: (328, 287),
+        WatchedCall.LSEEK: (8, 62),
+        WatchedCall.MMAP: (9, 222),
+        WatchedCall.FALLOCATE: (285, 47),
+        WatchedCall.FTRUNCATE: (77, 46),
+    }
+)
+_COPIES: Final = ((40, 71), (275, 76), (326, 285))
+"""sendfile, splice and copy_file_range read one descriptor into another: tools have a read and a write instead."""
+
+
 def machine_is_supported(machine: str | None = None) -> bool:
     """Return whether this module knows the system calls of ``machine``, by default this machine."""
     return (machine or platform.machine()) in _ARCHITECTURES
@@ -129,6 +176,36 @@ def build_filter(machine: str | None = None) -> bytes:
         (_JUMP_EQUAL, 0, 1, _TIOCSTI),  # input for the operator's shell
         (_RETURN, 0, 0, _ERRNO | errno.EPERM),
         (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def watched_numbers(machine: str | None = None) -> Mapping[WatchedCall, int]:
+    """Return the numbers of the calls that a watch sees on ``machine``, by default this machine."""
+    column = 0 if (machine or platform.machine()) == "x86_64" else 1
+    return MappingProxyType({call: numbers[column] for call, numbers in _WATCHED.items()})
+
+
+def build_watch_filter(machine: str | None = None) -> bytes:
+    """Return the BPF program that stops a tool at its accesses to files, for :mod:`protocol.program.file_watch`.
+
+    It is applied beside that of :func:`build_filter`, which checks the architecture and has precedence.
+    """
+    machine = machine or platform.machine()
+    program = [(_LOAD_WORD, 0, 0, _NUMBER_OFFSET)]
+    for numbers in _COPIES:
+        number = numbers[0 if machine == "x86_64" else 1]
+        program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
+    watched = dict(watched_numbers(machine))
+    memory = watched.pop(WatchedCall.MMAP)
+    for number in watched.values():
+        program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _NOTIFY)]
+    program += [
+        (_JUMP_EQUAL, 0, 3, memory),
+        (_LOAD_WORD, 0, 0, _ARGUMENTS_OFFSET + 8 * _MMAP_FLAGS_ARGUMENT),
+        (_JUMP_SET, 1, 0, _MAP_ANONYMOUS),
+        (_RETURN, 0, 0, _NOTIFY),
         (_RETURN, 0, 0, _ALLOW),
     ]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)

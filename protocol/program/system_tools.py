@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from protocol.constants import GIB, MIB
@@ -112,6 +113,7 @@ def tool_output(
     time_limit_s: float | None = None,
     stall_limit_s: float | None = None,
     output_bytes_max: int | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[bytes, None, None]:
     """Yield the output of a tool in pieces; as :func:`tool_lines`, and besides:
 
@@ -123,6 +125,7 @@ def tool_output(
         time_limit_s: as there.
         stall_limit_s: longest time without output; by default only ``time_limit_s`` counts.
         output_bytes_max: :data:`OUTPUT_BYTES_MAX` by default.
+        environment: variables beside those of every tool.
     """
     name = arguments[0]
     program = find_tool(name)
@@ -136,7 +139,7 @@ def tool_output(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **environment},
             cwd="/",
             start_new_session=True,
             pipesize=_PIPE_BYTES,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from sender.patches.machines_file import PatchMachine
-from sender.patches.template import FileEntry, NetworkEntry, ScriptEntry, Template, UserEntry
+from sender.patches.template import FileEntry, FilesystemEntry, NetworkEntry, ScriptEntry, Template, UserEntry
 from sender.patches.variables import Filler
 
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
@@ -44,6 +44,7 @@ class MachineSettings:
         files: files.
         first_boot: scripts in their order.
         user_data: further cloud-config.
+        filesystem: filesystem to write them into; None for the seed partition.
     """
 
     machine_id: str
@@ -56,6 +57,7 @@ class MachineSettings:
     files: tuple[FileEntry, ...]
     first_boot: tuple[ScriptEntry, ...]
     user_data: Mapping[str, object] = dataclasses.field(repr=False)
+    filesystem: FilesystemEntry | None = None
 
 
 def settings_of(template: Template, machine: PatchMachine) -> MachineSettings:
@@ -99,6 +101,7 @@ def settings_of(template: Template, machine: PatchMachine) -> MachineSettings:
         files=files,
         first_boot=tuple(sorted(scripts, key=lambda script: (script.order, script.name))),
         user_data=user_data,
+        filesystem=template.filesystem,
     )
 
 

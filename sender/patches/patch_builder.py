@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from protocol.constants import MIB
 from protocol.disk.disk_layout import layout_of
@@ -88,11 +89,20 @@ def build_machine_patch(place: SeedPlace, machine: PatchMachine, seed: Seed) -> 
     Raises:
         ConfigurationError: the seed doesn't fit into a patch.
     """
-    manifest = place.manifest
+    contents = place.changed_blocks(build_fat_seed(seed.files, place.sector_bytes))
+    return patch_of_blocks(place.manifest, machine, contents)
+
+
+def patch_of_blocks(manifest: Manifest, machine: PatchMachine, contents: Mapping[int, bytes]) -> MachinePatch:
+    """Return the patch that gives blocks of a machine's disk other contents.
+
+    Raises:
+        ConfigurationError: they don't fit into a patch.
+    """
     return build_patch(
         manifest.image_id,
         machine.machine_id,
         raw_bytes=manifest.raw_bytes,
         block_bytes=manifest.block_bytes,
-        contents=place.changed_blocks(build_fat_seed(seed.files, place.sector_bytes)),
+        contents=contents,
     )

@@ -12,10 +12,10 @@ from typing import Final
 from protocol.errors import ConfigurationError, PatchRefusedError, StorageError
 from protocol.patch.machine_patch import PATCH_BYTES_MAX, MachinePatch, parse_patch_untrusted
 from protocol.patch.patch_set import PATCH_SET_MACHINES_MAX
-from sender.patches.machine_settings import settings_of
+from sender.patches.backends.patch_backend import PatchBackend
+from sender.patches.machine_settings import MachineSettings, settings_of
 from sender.patches.machines_file import PatchMachine
-from sender.patches.patch_builder import SeedPlace, build_machine_patch
-from sender.patches.seed import build_seed
+from sender.patches.patch_builder import patch_of_blocks
 from sender.patches.template import Template
 
 PATCH_SUFFIX: Final = ".dcp"
@@ -40,7 +40,7 @@ class BuiltPatch:
 
 
 def build_patches(
-    place: SeedPlace,
+    backend: PatchBackend,
     template: Template,
     machines: Sequence[PatchMachine],
     directory: Path,
@@ -55,14 +55,15 @@ def build_patches(
             be written.
         StorageError: the disk is full or failed.
     """
-    hostnames = _distinct_hostnames(template, machines)
+    hostnames = _distinct_hostnames(backend, template, machines)
     try:
         directory.mkdir(mode=_SECRET_DIRECTORY_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"can't create {directory}: {error.strerror}") from error
     built = []
     for index, (machine, hostname) in enumerate(zip(machines, hostnames, strict=True), 1):
-        patch = build_machine_patch(place, machine, build_seed(settings_of(template, machine)))
+        contents = _changed_blocks(backend, settings_of(template, machine), machine)
+        patch = patch_of_blocks(backend.manifest, machine, contents)
         file_name = machine.name + PATCH_SUFFIX
         write_private(directory / file_name, patch.data)
         built.append(
@@ -77,7 +78,7 @@ def build_patches(
             )
         )
         on_progress(index, len(machines))
-    manifest = place.manifest
+    manifest = backend.manifest
     index_data = {
         "image_id": manifest.image_id.hex(),
         "image": manifest.name,
@@ -87,13 +88,27 @@ def build_patches(
     return built
 
 
-def _distinct_hostnames(template: Template, machines: Sequence[PatchMachine]) -> list[str]:
+def _changed_blocks(
+    backend: PatchBackend, settings: MachineSettings, machine: PatchMachine
+) -> dict[int, bytes]:
+    contents = backend.changed_blocks(settings)
+    if not contents:
+        raise ConfigurationError(
+            f"machine {machine.name}: the image has all of its settings already, and a patch changes something: "
+            "generalise the golden machine"
+        )
+    return contents
+
+
+def _distinct_hostnames(
+    backend: PatchBackend, template: Template, machines: Sequence[PatchMachine]
+) -> list[str]:
     """Return the host names after a check of all settings; equal names are the problem that patches solve."""
     owners: dict[str, str] = {}
     hostnames = []
     for machine in machines:
         settings = settings_of(template, machine)
-        build_seed(settings)
+        backend.check(settings)
         folded = settings.hostname.lower()
         if folded in owners:
             raise ConfigurationError(

@@ -16,8 +16,8 @@ from sender.imaging.image_file import ImageFile
 from sender.imaging.image_progress import emit
 from sender.imaging.statement_fields import signed_name
 from sender.imaging.statement_transfer import Transfer, transfer_options, write_file
+from sender.patches.backends.open_backend import open_backend
 from sender.patches.machines_file import load_machines
-from sender.patches.patch_builder import SeedPlace
 from sender.patches.patch_directory import (
     INDEX_NAME,
     SET_NAME,
@@ -61,7 +61,9 @@ def patches() -> None:
 @click.option("-o", "--output", type=_path, required=True, metavar="FOLDER", help="Folder to write.")
 @JSON_OPTION
 def build(image_path: Path, template_path: Path, machines_path: Path, output: Path, *, as_json: bool) -> None:
-    """Build the patch of each machine of a CSV file from a template, for one image with a seed partition.
+    """Build the patch of each machine of a CSV file from a template, for one image.
+
+    The settings go into the image's seed partition, or with [filesystem] in the template into a filesystem.
 
     Writes FOLDER/NAME.dcp for each machine and FOLDER/index.json. The same image, template and machines always give
     the same patches. All machines are checked before the first file is written. The files may hold secrets, and only
@@ -75,7 +77,7 @@ def build(image_path: Path, template_path: Path, machines_path: Path, output: Pa
     started_s = time.monotonic()
     template, machines = load_template(template_path), load_machines(machines_path)
     with ImageFile.open(image_path) as image, sigterm_as_interrupt():
-        built = build_patches(SeedPlace.of(image.manifest), template, machines, output)
+        built = build_patches(open_backend(image, template), template, machines, output)
         image_id = image.manifest.image_id.hex()
     duration_s = time.monotonic() - started_s
     if as_json:

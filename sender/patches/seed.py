@@ -46,8 +46,13 @@ def build_seed(settings: MachineSettings) -> Seed:
     """Return the seed of a machine; equal settings give equal bytes.
 
     Raises:
-        ConfigurationError: the settings contradict each other, or are too large together.
+        ConfigurationError: the settings contradict each other, are too large together, or aren't for a seed.
     """
+    if settings.filesystem is not None:
+        raise ConfigurationError(
+            "filesystem: such patches are made by `diskcast patches build` only: remove [filesystem] for settings in "
+            "the seed partition"
+        )
     user_data = CLOUD_CONFIG + _yaml(_user_data(settings))
     files = {USER_DATA: user_data.encode()}
     if settings.network is not None:

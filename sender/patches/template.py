@@ -22,13 +22,23 @@ from sender.patches.limits import (
     USER_DATA_DEPTH_MAX,
     USER_DATA_VALUES_MAX,
 )
-from sender.patches.template_fields import TABLES, FieldKind, TemplateField
+from sender.patches.template_fields import FILESYSTEM_KINDS, TABLES, BackendKind, FieldKind, TemplateField
 from sender.patches.variables import VARIABLE_NAME
 
 _TYPES: Final = {FieldKind.TEXT: str, FieldKind.INTEGER: int, FieldKind.SWITCH: bool}
 _ORDER_DEFAULT: Final = 50
 _ORDER_MAX: Final = 99
+_PARTITION_MAX: Final = 1024
+"""Far more than disks have; the image knows which exist."""
 _Entry = TypeVar("_Entry")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FilesystemEntry:
+    """The filesystem of the image that the settings are written into."""
+
+    kind: BackendKind
+    partition: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ class Template:
     locale: str = ""
     timezone: str = ""
     secret_variables: tuple[str, ...] = ()
+    filesystem: FilesystemEntry | None = None
     users: tuple[UserEntry, ...] = ()
     network: NetworkEntry | None = None
     files: tuple[FileEntry, ...] = ()
@@ -150,12 +161,29 @@ def parse_template(data: Mapping[str, object]) -> Template:
     fields["network"] = (
         None if network is None else NetworkEntry(**_read_table("network", "network", network))  # type: ignore[arg-type]
     )
+    fields["filesystem"] = _filesystem(fields.get("filesystem"))
     _check_user_data(fields.get("user_data", {}))
     template = Template(**fields)  # type: ignore[arg-type]
     for index, script in enumerate(template.first_boot):
         _check_range(f"first_boot[{index}].order", script.order, 0, _ORDER_MAX)
         _check_range(f"first_boot[{index}].timeout_s", script.timeout_s, 1, SCRIPT_TIMEOUT_S_MAX)
     return template
+
+
+def _filesystem(value: object) -> FilesystemEntry | None:
+    if value is None:
+        return None
+    fields = _read_table("filesystem", "filesystem", value)
+    kind, partition = fields["kind"], fields["partition"]
+    if kind not in FILESYSTEM_KINDS:
+        raise ConfigurationError(
+            f"filesystem.kind: {str(kind)[:32]!r} can't be used: write {', '.join(FILESYSTEM_KINDS)}; without "
+            "[filesystem] the settings go into the seed partition"
+        )
+    assert isinstance(kind, str)
+    assert isinstance(partition, int)
+    _check_range("filesystem.partition", partition, 1, _PARTITION_MAX)
+    return FilesystemEntry(BackendKind(kind), partition)
 
 
 def _entries(kind: type[_Entry], table: str, data: Mapping[str, object]) -> tuple[_Entry, ...]:

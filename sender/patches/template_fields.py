@@ -18,6 +18,18 @@ from sender.patches.limits import (
 )
 
 
+class BackendKind(enum.StrEnum):
+    """Ways in which a machine gets its settings."""
+
+    SEED = "seed"
+    EXT4 = "ext4"
+    FAT = "fat"
+
+
+FILESYSTEM_KINDS: Final = tuple(kind for kind in BackendKind if kind is not BackendKind.SEED)
+"""Backends that write into a filesystem of the image."""
+
+
 class FieldKind(enum.StrEnum):
     """Type of a field's value in TOML and JSON."""
 
@@ -62,6 +74,11 @@ TABLES: Final[dict[str, tuple[TemplateField, ...]]] = {
         ),
         _F("timezone", FieldKind.TEXT, "time zone, such as `Europe/Vienna`"),
         _F("secret_variables", FieldKind.TEXTS, "columns whose values no message shows", count_max=32),
+        _F(
+            "filesystem",
+            FieldKind.TABLE,
+            "filesystem to write the settings into; the seed partition without it",
+        ),
         _F("users", FieldKind.TABLES, "users", count_max=USERS_MAX),
         _F("network", FieldKind.TABLE, "network of the first boot; DHCP on the first interface without it"),
         _F("files", FieldKind.TABLES, "files to write", count_max=FILES_MAX),
@@ -71,6 +88,10 @@ TABLES: Final[dict[str, tuple[TemplateField, ...]]] = {
             FieldKind.FREE,
             "further cloud-config; its lists are appended to those of diskcast, and other keys must be new",
         ),
+    ),
+    "filesystem": (
+        _F("kind", FieldKind.TEXT, f"{', '.join(f'`{kind}`' for kind in FILESYSTEM_KINDS)}", required=True),
+        _F("partition", FieldKind.INTEGER, "number of the partition", required=True),
     ),
     "users": (
         _F(

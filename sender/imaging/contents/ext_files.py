@@ -29,6 +29,7 @@ _UNWRITTEN_LENGTH: Final = 1 << 15
 """Added to the length of an extent that is allocated, and reads as zeros because no file was written there."""
 
 _LINKS_MAX: Final = 8
+_ATTRIBUTES_MAGIC: Final = b"\x00\x00\x02\xea"
 ROOT_INODE: Final = 2
 JOURNAL_INODE: Final = 8
 _EXTENTS_FLAG: Final = 0x80000
@@ -49,6 +50,7 @@ class ExtInode:
 
     Attributes:
         map: extents or numbers of blocks, or the target of a short symbolic link.
+        has_attributes: whether it has extended attributes.
     """
 
     mode: int
@@ -56,6 +58,9 @@ class ExtInode:
     size_bytes: int
     flags: int
     map: bytes
+    user_id: int
+    group_id: int
+    has_attributes: bool
 
 
 class ExtFiles:
@@ -118,6 +123,17 @@ class ExtFiles:
         except struct.error as error:
             raise ExtError("a structure is cut short") from error
         return inode if inode is not None and stat.S_ISREG(inode.mode) else None
+
+    def entry_untrusted(self, path: str) -> ExtInode | None:
+        """Return the inode that a path names, of a symbolic link at its end itself; None if there is nothing.
+
+        Raises:
+            ExtError: the filesystem is damaged, or has unsupported features.
+        """
+        try:
+            return self._find(path, follow_last=False)
+        except struct.error as error:
+            raise ExtError("a structure is cut short") from error
 
     def read_inode_untrusted(self, inode: ExtInode, bytes_max: int) -> bytes:
         """Return the first ``bytes_max`` bytes of a regular file; errors as :meth:`read_file_untrusted`."""
@@ -190,8 +206,8 @@ class ExtFiles:
             return []
         return [name.decode("utf-8", "replace") for name, _ in self.entries_untrusted(inode)[:count_max]]
 
-    def _find(self, path: str) -> ExtInode | None:
-        """Return the inode of a path, symbolic links followed."""
+    def _find(self, path: str, *, follow_last: bool = True) -> ExtInode | None:
+        """Return the inode of a path, symbolic links within it followed."""
         folders = [ROOT_INODE]
         parts = path.strip("/").split("/")[::-1]
         links = 0
@@ -206,7 +222,7 @@ class ExtFiles:
             if number is None:
                 return None
             inode = self._inode(number)
-            if stat.S_ISLNK(inode.mode):
+            if stat.S_ISLNK(inode.mode) and (parts or follow_last):
                 links += 1
                 if links > _LINKS_MAX:
                     return None
@@ -241,12 +257,24 @@ class ExtFiles:
         (table,) = struct.unpack_from("<I", descriptor, 8)
         if self._group_bytes >= 64:
             table |= struct.unpack_from("<I", descriptor, 0x28)[0] << 32
-        data = self._read(table * self._block_bytes + index * self._inode_bytes, 128)
+        data = self._read(table * self._block_bytes + index * self._inode_bytes, self._inode_bytes)
         (mode,) = struct.unpack_from("<H", data, 0)
         low, high = struct.unpack_from("<I", data, 4)[0], struct.unpack_from("<I", data, 0x6C)[0]
         (flags,) = struct.unpack_from("<I", data, 0x20)
         (link_count,) = struct.unpack_from("<H", data, 0x1A)
-        return ExtInode(mode, link_count, low | high << 32, flags, data[0x28 : 0x28 + 60])
+        user_low, group_low = struct.unpack_from("<H", data, 2)[0], struct.unpack_from("<H", data, 0x18)[0]
+        user_high, group_high = struct.unpack_from("<HH", data, 0x78)
+        (attributes_block,) = struct.unpack_from("<I", data, 0x68)
+        return ExtInode(
+            mode,
+            link_count,
+            low | high << 32,
+            flags,
+            data[0x28 : 0x28 + 60],
+            user_low | user_high << 16,
+            group_low | group_high << 16,
+            bool(attributes_block) or _has_inner_attributes(data),
+        )
 
     def _content(self, inode: ExtInode, bytes_max: int) -> Iterator[bytes]:
         """Yield the blocks of a file up to ``bytes_max``; holes are left out."""
@@ -324,3 +352,11 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, int]]:
         if length < 8:
             return
         offset += length
+
+
+def _has_inner_attributes(inode: bytes) -> bool:
+    """Return whether extended attributes follow the fields of an inode of more than 128 bytes."""
+    if len(inode) < 132:
+        return False
+    start = 128 + struct.unpack_from("<H", inode, 128)[0]
+    return inode[start : start + 4] == _ATTRIBUTES_MAGIC

@@ -1,1 +1,1 @@
-"""Edited images: partitions are copied sparsely, edited by tools in the sandbox, and stored as a new image."""
+"""Edited images: partitions are copied as far as needed, edited by tools in the sandbox, and stored again."""

@@ -21,6 +21,7 @@ from protocol.disk.seed_partition import SEED_PARTITION_BYTES, SEED_PARTITION_NA
 from protocol.errors import ConfigurationError, PatchRefusedError
 from protocol.patch.patch_set import SignedPatchSet
 from sender.imaging.image_file import ImageFile
+from sender.patches.backends.seed_backend import SeedBackend
 from sender.patches.machines_file import load_machines
 from sender.patches.patch_builder import SeedPlace
 from sender.patches.patch_directory import build_patches, read_patch
@@ -43,7 +44,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(image: Path, folder: Path, machine_count: int = ROOM, template: str = TEMPLATE) -> Path:
     template_path, machines_path = write_room(folder, machine_count, template=template)
     with ImageFile.open(image) as opened:
-        place = SeedPlace.of(opened.manifest)
+        place = SeedBackend(SeedPlace.of(opened.manifest))
         build_patches(place, load_template(template_path), load_machines(machines_path), folder / "out")
     return folder / "out"
 
