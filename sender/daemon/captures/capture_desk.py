@@ -367,9 +367,6 @@ class CaptureDesk:
         session = await self._guarded(capture_id, self._opener.open(capture, start))
         if session is None:
             raise _busy("the daemon checks the blocks that it has: retry")
-        if self._captures[capture_id].state.ended:
-            await session.close(discard=True)
-        self._live(capture_id)
         self._sessions[capture_id], self._starts[capture_id] = session, start
         return session
 
@@ -421,6 +418,7 @@ class CaptureDesk:
         )
         await self._store.run(self._store.captures.change, ended, audit=note)
         self._captures[capture_id] = ended
+        self._opener.abandon(capture_id)
         if state is CaptureState.FAILED:
             IMAGE_JOB_FAILURES.labels(ImageJobKind.CAPTURE.value).inc()
         _log.info(
