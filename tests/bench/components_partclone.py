@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
@@ -33,8 +34,12 @@ def _theirs(image: Path, target: Path) -> None:
     """Restore by partclone, which awaits its progress thread: wall times are multiples of two seconds."""
     with target.open("wb") as file:
         file.truncate(FILESYSTEM_BYTES)
-    command = ["partclone.restore", "-C", "-q", "-s", image, "-O", target, "-L", "/dev/null"]
-    subprocess.run(command, check=True, capture_output=True)
+    command: list[str | Path] = ["partclone.restore", "-C", "-q", "-O", target, "-L", "/dev/null", "-s"]
+    if image.suffix == ".zst":
+        with subprocess.Popen(["zstd", "-dcq", image], stdout=subprocess.PIPE) as zstd:
+            subprocess.run([*command, "-"], stdin=zstd.stdout, check=True, capture_output=True)
+    else:
+        subprocess.run([*command, image], check=True, capture_output=True)
     target.unlink()
 
 
@@ -46,7 +51,7 @@ def run() -> list[dict[str, object]]:
         folder = Path(name)
         source, image = folder / "source", folder / "image"
         _make_filesystem(source)
-        for content, options in (("CRC32", ()), ("no checksums", ("-a0",))):
+        for content, options in (("CRC32", ()), ("no checksums", ("-a0",)), ("no checksums, zstd", ("-a0",))):
             command: list[str | Path] = [
                 "partclone.ext4",
                 "-c",
@@ -62,8 +67,14 @@ def run() -> list[dict[str, object]]:
             image.unlink(missing_ok=True)
             subprocess.run(command, check=True, capture_output=True)
             used_bytes = image.stat().st_size
+            packed = image
+            if content.endswith("zstd"):
+                packed = folder / "image.zst"
+                subprocess.run(["zstd", "-q", "-f", "-1", image, "-o", packed], check=True)
             turns = take_turns(
-                lambda: _ours(image, folder), lambda: _theirs(image, folder / "target"), ROUNDS
+                functools.partial(_ours, packed, folder),
+                functools.partial(_theirs, packed, folder / "target"),
+                ROUNDS,
             )
             ours_s, theirs_s = median_wall_s(turns)
             for program, took_s in (("diskcast", ours_s), ("partclone.restore", theirs_s)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -53,32 +54,43 @@ def open_stream(fds: Sequence[int], names: Sequence[str], *, allow_unsandboxed: 
     except OSError as error:
         raise SourceError(f"{names[0]}: can't read the file: {error.strerror}") from error
     arguments = next((arguments for magic, arguments in _TOOLS if start.startswith(magic)), None)
-    files = JoinedFiles(fds, names)
     if arguments is None:
-        yield files
+        yield JoinedFiles(fds, names)
         return
     if find_tool(arguments[0]) is None:
         package = "xz-utils" if arguments[0] == "xz" else arguments[0]
         raise MissingDependencyError(
             f"{names[0]} is compressed by {arguments[0]}, which isn't installed: install the package {package}"
         )
-    with _decompressed(files, names, arguments, allow_unsandboxed=allow_unsandboxed) as stream:
+    with _decompressed(fds, names, arguments, allow_unsandboxed=allow_unsandboxed) as stream:
         yield stream
 
 
 @contextlib.contextmanager
 def _decompressed(
-    files: JoinedFiles, names: Sequence[str], arguments: Sequence[str], *, allow_unsandboxed: bool
+    fds: Sequence[int], names: Sequence[str], arguments: Sequence[str], *, allow_unsandboxed: bool
 ) -> Iterator[ByteStream]:
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    feeder = _Feeder(files, write_fd)
-    tool = ForeignTool(
-        arguments, stdin_fd=read_fd, time_limit_s=_TIME_LIMIT_S, allow_unsandboxed=allow_unsandboxed
-    )
-    try:
+    with _tool_input(fds, names) as (input_fd, feeder):
+        tool = ForeignTool(
+            arguments, stdin_fd=input_fd, time_limit_s=_TIME_LIMIT_S, allow_unsandboxed=allow_unsandboxed
+        )
         with contextlib.closing(tool.output()) as output:
-            feeder.start()
+            if feeder is not None:
+                feeder.start()
             yield _ToolStream(output, feeder, names[0])
+
+
+@contextlib.contextmanager
+def _tool_input(fds: Sequence[int], names: Sequence[str]) -> Iterator[tuple[int, _Feeder | None]]:
+    """Return a tool's standard input: the file itself, or a pipe and the thread that fills it from several files."""
+    if len(fds) == 1:  # without a pipe: an eighth less processor time
+        os.lseek(fds[0], 0, os.SEEK_SET)
+        yield fds[0], None
+        return
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    feeder = _Feeder(fds, names, write_fd)
+    try:
+        yield read_fd, feeder
     finally:
         os.close(read_fd)  # after the tool has ended: the feeder's next write fails
         if feeder.ident is None:
@@ -94,20 +106,19 @@ class _Feeder(threading.Thread):
         error: the error that ended it.
     """
 
-    def __init__(self, files: JoinedFiles, write_fd: int) -> None:
+    def __init__(self, fds: Sequence[int], names: Sequence[str], write_fd: int) -> None:
         super().__init__(name="feeder", daemon=True)
-        self._files = files
+        self._files = tuple(zip(fds, names, strict=True))
         self._write_fd = write_fd
         self.error: SourceError | None = None
 
     def run(self) -> None:
         """Copy until the end of the files or of the tool."""
-        buffer = memoryview(bytearray(_FEED_BYTES))
         try:
-            while count := self._files.readinto(buffer):
-                rest = buffer[:count]
-                while rest:
-                    rest = rest[os.write(self._write_fd, rest) :]
+            with contextlib.suppress(OSError):  # beyond the user's limit for pipes: it stays at 64 KiB
+                fcntl.fcntl(self._write_fd, fcntl.F_SETPIPE_SZ, _FEED_BYTES)
+            for fd, name in self._files:
+                self._feed(fd, name)
         except BrokenPipeError:  # the tool has ended, and its exit status says why
             pass
         except SourceError as error:
@@ -115,11 +126,21 @@ class _Feeder(threading.Thread):
         finally:
             os.close(self._write_fd)
 
+    def _feed(self, fd: int, name: str) -> None:
+        offset = 0
+        try:
+            while count := os.sendfile(self._write_fd, fd, offset, _FEED_BYTES):
+                offset += count
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise SourceError(f"{name}: can't read the file: {error.strerror}; check the disk") from error
+
 
 class _ToolStream:
     """The output of a tool as a stream."""
 
-    def __init__(self, output: Generator[bytes, None, None], feeder: _Feeder, name: str) -> None:
+    def __init__(self, output: Generator[bytes, None, None], feeder: _Feeder | None, name: str) -> None:
         self._output = output
         self._feeder = feeder
         self._name = name
@@ -137,16 +158,19 @@ class _ToolStream:
             try:
                 self._pending = memoryview(next(self._output, b""))
             except ToolError as error:
-                if self._feeder.error is not None:
-                    raise self._feeder.error from error
+                self._check_feeder()
                 raise ForeignImageError(
                     f"{self._name}: can't be decompressed beyond offset {self._offset} of its content: {error}; take "
                     "another copy of the file"
                 ) from error
-            if not self._pending and self._feeder.error is not None:
-                raise self._feeder.error
+            if not self._pending:
+                self._check_feeder()
         count = min(len(buffer), len(self._pending))
         buffer[:count] = self._pending[:count]
         self._pending = self._pending[count:]
         self._offset += count
         return count
+
+    def _check_feeder(self) -> None:
+        if self._feeder is not None and self._feeder.error is not None:
+            raise self._feeder.error
