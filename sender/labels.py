@@ -75,6 +75,7 @@ MACHINE_STATES: Final[Mapping[MachineState, StateLabel]] = MappingProxyType(
         MachineState.SLOW: StateLabel("Slow", Tone.WARN),
         MachineState.TAIL: StateLabel("Straggler", Tone.WARN),
         MachineState.RECEIVING: StateLabel("Receiving", Tone.BUSY),
+        MachineState.CAPTURING: StateLabel("Capturing", Tone.BUSY),
         MachineState.JOINED: StateLabel("Joined", Tone.SOFT),
         MachineState.ASSIGNED: StateLabel("Assigned", Tone.SOFT),
         MachineState.COMPLETE: StateLabel("Complete", Tone.GOOD),

@@ -11,11 +11,13 @@ from typing import Final
 
 from protocol.errors import DatabaseError
 from sender.daemon.boots.booting_machines import BootingMachines
+from sender.daemon.captures.capture_desk import CaptureDesk
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.record_mapping import ended_machine, idle_cast
 from sender.daemon.presence import ONLINE_S, Presence
 from sender.daemon.waking.machine_waker import MachineWaker
 from sender.labels import WAKE_REASONS
+from sender.store.records.captures import Capture, CaptureState
 from sender.store.records.casts import Cast, CastEvent, CastMachine, TimelinePoint
 from sender.store.records.live import LiveCast, LiveMachine
 from sender.store.records.machine_states import MachineState
@@ -48,12 +50,14 @@ class LiveState:
         presence: Presence,
         booting: BootingMachines,
         waker: MachineWaker,
+        captures: CaptureDesk,
     ) -> None:
         self._store = store
         self._booting = booting
         self._registry = registry
         self._presence = presence
         self._waker = waker
+        self._captures = captures
         self._rooms: dict[str, _RoomRows] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._forgotten_count = 0
@@ -174,7 +178,11 @@ class LiveState:
                 eta_s=None,
                 error="",
             )
-        if not (online or live.online):
+        capture = self._captures.upload_of(machine.machine_id)
+        if capture is not None:
+            # The agent may be too busy with its disk to check in, but its uploads show that it is there.
+            live, online = _while_captured(live, capture), True
+        elif not (online or live.online):
             live = self._while_off(machine, live)
         return dataclasses.replace(
             live,
@@ -201,6 +209,21 @@ class LiveState:
             return True
         ended_at = row.ended_at
         return ended_at is not None and (datetime.now(UTC) - ended_at).total_seconds() < RESULT_SHOWN_S
+
+
+def _while_captured(live: LiveMachine, capture: Capture) -> LiveMachine:
+    """Return the state of a machine whose disk is captured; the proof is the second half of the progress."""
+    share = capture.done_bytes / capture.raw_bytes if capture.raw_bytes else 0.0
+    return dataclasses.replace(
+        live,
+        state=MachineState.CAPTURING,
+        progress=(share + (capture.state is CaptureState.PROVING)) / 2,
+        rate_bytes_per_s=float(capture.rate_bytes_per_s),
+        loss=0.0,
+        bottleneck="",
+        eta_s=None if capture.state is CaptureState.UPLOADING else capture.eta_s,
+        error="",
+    )
 
 
 def _is_recent(machine: Machine) -> bool:

@@ -79,12 +79,6 @@ def compose_daemon(
     image_requests = ImageRequestDesk(store, library, commands, encrypt=config.casts.encrypt)
     health = HealthMonitor(store, recorder, library, registry, desk, image_requests, certificate)
     booting = BootingMachines(store, registry)
-    live_state = LiveState(store, registry, presence, booting, waker)
-    feed = EventFeed(
-        store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
-    )
-    ended = EndedMachines(store, registry)
-    awaited = AwaitedCasts(registry, ended)
     captures = CaptureDesk(
         store,
         library,
@@ -94,6 +88,12 @@ def compose_daemon(
         config.server.name,
         uploads_at_once=config.captures.uploads_at_once,
     )
+    live_state = LiveState(store, registry, presence, booting, waker, captures)
+    feed = EventFeed(
+        store, registry, live_state, lambda: OverviewTopic(store, registry, presence, live_state, health)
+    )
+    ended = EndedMachines(store, registry)
+    awaited = AwaitedCasts(registry, ended)
     preflight = PreflightDesk(store, library)
     check_ins = CheckInHandler(
         store, recorder, registry, presence, desk, tickets, ended, awaited, captures, preflight

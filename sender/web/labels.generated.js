@@ -9,6 +9,7 @@ export const MACHINE_STATES = {
   "slow": {"text": "Slow", "tone": "warn"},
   "tail": {"text": "Straggler", "tone": "warn"},
   "receiving": {"text": "Receiving", "tone": "busy"},
+  "capturing": {"text": "Capturing", "tone": "busy"},
   "joined": {"text": "Joined", "tone": "soft"},
   "assigned": {"text": "Assigned", "tone": "soft"},
   "complete": {"text": "Complete", "tone": "good"},

@@ -7,7 +7,7 @@ import { BOTTLENECKS, CAPTURE_STATES as CAPTURE_LABELS, CAST_BOTTLENECKS, CAST_P
 /** @type {Record<string, string>} */
 const MACHINE_ICONS = {
   failed: "failed", lost: "lost", absent: "lost", dropped: "dropped", slow: "slow", tail: "slow", receiving: "receiving",
-  joined: "joined", assigned: "assigned", complete: "complete", booting: "refresh", waking: "sun", idle: "idle", offline: "offline",
+  joined: "joined", assigned: "assigned", complete: "complete", capturing: "image", booting: "refresh", waking: "sun", idle: "idle", offline: "offline",
 };
 /** @type {Record<string, string>} */
 const PHASE_ICONS = {
@@ -50,7 +50,7 @@ const ENROLMENT_STATES = withIcons(ENROLMENT_LABELS, ENROLMENT_ICONS);
 
 const ENDED = new Set(["done", "failed", "cancelled"]);
 const LIVE = new Set(["gathering", "casting", "tail"]);
-const RECEIVING = new Set(["receiving", "slow", "tail"]);
+const RECEIVING = new Set(["receiving", "slow", "tail", "capturing"]);
 
 /** @param {string} state @returns {StateLabel} */
 export function machineLabel(state) {

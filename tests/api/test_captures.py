@@ -148,6 +148,33 @@ def test_a_capture_is_the_image_that_pack_makes(
     assert machine.client.post("/check-in", json=machine._check_in).json()["capture"] is None
 
 
+def test_a_machine_is_shown_as_capturing(operator: httpx.Client, machine: Machine, tmp_path: Path) -> None:
+    """An operator who sees it as offline goes there and switches it off and on, in the middle of its capture."""
+    room = operator.post("/rooms", json={"name": "Captured", "room_id": "captured"})
+    assert room.status_code == 201, room.text
+    moved = operator.patch(f"/machines/{machine.machine_id}", json={"room_id": "captured"})
+    assert moved.status_code == 200, moved.text
+    disk = disk_of(tmp_path / "disk", 21)
+    plan(operator, machine, "shown")
+    seen: dict[CapturePhase, dict[str, Any]] = {}
+
+    def now() -> dict[str, Any]:
+        [found] = operator.get("/rooms/captured/live").json()["machines"]
+        shown: dict[str, Any] = found
+        return shown
+
+    def look(progress: CaptureProgress) -> None:
+        if progress.phase not in seen:
+            seen[progress.phase] = now()
+
+    assert now()["state"] == "idle"
+    machine.boot_capture(disk, machine.assignment(), look).run()
+    assert {shown["state"] for shown in seen.values()} == {"capturing"}
+    assert all(shown["online"] for shown in seen.values())
+    assert seen[CapturePhase.UPLOADING]["progress"] <= 0.5 <= seen[CapturePhase.PROVING]["progress"] <= 1
+    assert now()["state"] == "idle"
+
+
 def test_a_second_capture_uploads_only_new_blocks(
     operator: httpx.Client, machine: Machine, tmp_path: Path
 ) -> None:

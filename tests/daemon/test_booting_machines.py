@@ -58,9 +58,9 @@ class Room:
         self.presence = Presence()
         recorder = Recorder(store, directory)
         waker = MachineWaker(store, recorder, self.presence, WavePace(8, 5.0))
-        self.live_state = LiveState(store, self.registry, self.presence, self.booting, waker)
-        awaited = AwaitedCasts(self.registry, EndedMachines(store, self.registry))
         captures = idle_captures(store, self.registry.changes)
+        self.live_state = LiveState(store, self.registry, self.presence, self.booting, waker, captures)
+        awaited = AwaitedCasts(self.registry, EndedMachines(store, self.registry))
         self.decisions = BootDecisions(store, awaited, self.booting, captures, UnknownMachines.OFF)
         record = dataclasses.replace(
             add_cast(store, **({"room_id": "lab"} | plan)), phase=CastPhase.GATHERING

@@ -25,6 +25,7 @@ from sender.store.records.wakes import Wake, WakeState
 from sender.store.store import Store
 from sender.store.write_behind import Recorder
 from tests.store.samples import machine, room
+from tests.support.idle_captures import idle_captures
 
 OPERATOR = Actor("anna", "r1")
 
@@ -48,7 +49,12 @@ class Lab:
         )
         registry = CastRegistry(ended_kept_s=0.0)
         self.live_state = LiveState(
-            store, registry, self.presence, BootingMachines(store, registry), self.waker
+            store,
+            registry,
+            self.presence,
+            BootingMachines(store, registry),
+            self.waker,
+            idle_captures(store, registry.changes),
         )
 
     def note_packets(self, macs: Sequence[str]) -> BroadcastReport:

@@ -192,6 +192,15 @@ class CaptureDesk:
             None,
         )
 
+    def upload_of(self, machine_id: str) -> Capture | None:
+        """Return the capture that a machine's agent is uploading or proving now, or None."""
+        capture = self.of_machine(machine_id)
+        session = None if capture is None else self._sessions.get(capture.capture_id)
+        if capture is None or session is None or not session.has_uploader:
+            return None
+        now = self._now(capture)
+        return dataclasses.replace(now, state=CaptureState.PROVING) if session.uploaded else now
+
     def active_states(self) -> Counter[str]:
         """Return the number of unfinished captures by state."""
         return Counter(capture.state.value for capture in self._captures.values() if not capture.state.ended)

@@ -118,6 +118,11 @@ class UploadSession:
         return self._image.next_block == self.geometry.block_count
 
     @property
+    def has_uploader(self) -> bool:
+        """Return whether an agent has sent something recently."""
+        return time.monotonic() - self._heard_at < UPLOADER_SILENT_S
+
+    @property
     def done_bytes(self) -> int:
         """Bytes of the disk that are written, or proven once all are written."""
         block = self.proven_block if self.uploaded else self._image.next_block

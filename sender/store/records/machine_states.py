@@ -15,6 +15,8 @@ class MachineState(OpenStrEnum):
     """Loading the live system over the network."""
     WAKING = "waking"
     """Being woken by Wake-on-LAN."""
+    CAPTURING = "capturing"
+    """Sending its disk to the daemon, which makes an image of it."""
     IDLE = "idle"
     """Waiting for a cast."""
     ASSIGNED = "assigned"
@@ -45,5 +47,10 @@ UNSUCCESSFUL_STATES: Final = GIVEN_UP_STATES | {MachineState.LOST}
 """Counted as failed in :attr:`Cast.failed_count`."""
 FINAL_STATES: Final = GIVEN_UP_STATES | {MachineState.COMPLETE}
 """A machine in one of these isn't assigned to the same cast again; a lost one is."""
-ACTIVE_STATES: Final = UNFINISHED_STATES | {MachineState.IDLE, MachineState.SLOW, MachineState.TAIL}
+ACTIVE_STATES: Final = UNFINISHED_STATES | {
+    MachineState.IDLE,
+    MachineState.CAPTURING,
+    MachineState.SLOW,
+    MachineState.TAIL,
+}
 """Shown as working or ready."""
