@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sender.imaging.contents.image_contents import CONTENTS_VERSION
 from sender.imaging.pack import PackOptions, pack_image
 from sender.store.records.access import Role
 from tests.api.served import Served, serve
@@ -93,7 +94,7 @@ def test_contents_are_read_once_and_kept_in_the_database(
         "golden",
         "Debian 12",
     )
-    stored = served.store(lambda store: store.image_entries.contents, image_id, 1)
+    stored = served.store(lambda store: store.image_entries.contents, image_id, CONTENTS_VERSION)
     assert stored == found["contents"]
     assert "Debian 12" in command("images", "show", "debian", environment=environment(served))
 
