@@ -26,6 +26,7 @@ def render() -> str:
         "CAPTURE_STATES": ("States of captures.", _states(labels.CAPTURE_STATES)),
         "UPLOAD_STATES": ("States of uploads.", _states(labels.UPLOAD_STATES)),
         "EXPORT_STATES": ("States of exports.", _states(labels.EXPORT_STATES)),
+        "GENERALISATIONS": ("States of an image as the source of clones.", _texts(labels.GENERALISATIONS)),
         "KEEP_REASONS": ("Reasons for which pruning keeps an image.", _texts(labels.KEEP_REASONS)),
         "PREFLIGHT_GRADES": ("Grades of the preflight.", _states(labels.PREFLIGHT_GRADES)),
         "ENROLMENT_STATES": ("Enrolment of machines.", _states(labels.ENROLMENT_STATES)),

@@ -17,6 +17,7 @@ from protocol.errors import DiskcastError
 from protocol.model.bottleneck import Cause
 from protocol.model.cast_policy import SlowPolicy
 from protocol.preflight.judgement import Grade
+from sender.imaging.contents.generalisation import Generalisation
 from sender.store.records.access import Role
 from sender.store.records.boots import BootAction, UnknownMachines
 from sender.store.records.captures import CaptureState
@@ -119,6 +120,18 @@ IMAGE_ORIGINS: Final[Mapping[OriginKind, str]] = MappingProxyType(
         OriginKind.FETCHED: "copy of",
     }
 )
+
+GENERALISATIONS: Final[Mapping[Generalisation, str]] = MappingProxyType(
+    {
+        Generalisation.NO_SYSTEM: "no operating system was recognised",
+        Generalisation.GENERALISED: "generalised: nothing of the reference machine is left",
+        Generalisation.NOT_GENERALISED: (
+            "not generalised: all machines get the identity of the reference machine, such as its machine id and SSH "
+            "host keys; see diskcast images generalise"
+        ),
+    }
+)
+"""States of an image as the source of clones."""
 
 KEEP_REASONS: Final[Mapping[KeepReason, str]] = MappingProxyType(
     {

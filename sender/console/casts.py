@@ -145,6 +145,7 @@ def create(
     from datetime import UTC, datetime
 
     from sender.console.client import to_json as json_of
+    from sender.console.image_upkeep import warn_of_clones
     from sender.console.output import emit, local_time
     from sender.console.time_parsing import parse_in, parse_start
     from sender.console.watch import watch_cast
@@ -162,6 +163,7 @@ def create(
         "name": name,
         "start_at": None if start_time is None else start_time.isoformat(),
     }
+    warn_of_clones(client, output, str(body["image"]))
     if plan.room_id is not None or plan.machines:
         machine_ids = machine_ids_of(body)
         found = ask_preflight(client, str(body["image"]), plan.room_id, machine_ids)

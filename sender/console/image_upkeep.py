@@ -109,6 +109,8 @@ def prune(client: Client, output: Output, *, keep_last: int, younger_than: int, 
 def show_contents(output: Output, found: FoundContents) -> None:
     """Print the contents of an image as a table; nothing if it has no partitions."""
     from sender.console.output import Column, print_message
+    from sender.imaging.contents.generalisation import Generalisation
+    from sender.labels import GENERALISATIONS
 
     contents = found.contents
     if contents is None:
@@ -116,6 +118,8 @@ def show_contents(output: Output, found: FoundContents) -> None:
         return
     if contents.problem:
         print_message(contents.problem)
+    if contents.generalisation is not Generalisation.NO_SYSTEM:
+        print_message(GENERALISATIONS[contents.generalisation])
 
     columns: list[Column[PartitionContents]] = [
         Column("partition", lambda each: str(each.number or "disk")),
@@ -130,6 +134,28 @@ def show_contents(output: Output, found: FoundContents) -> None:
         Column("system", lambda each: each.system, cut=True),
     ]
     _show_rows(output, contents.partitions, columns)
+
+
+def warn_of_clones(client: Client, output: Output, image_id: str) -> None:
+    """Warn of an image with an operating system that wasn't generalised; say nothing while its contents are unknown."""
+    from protocol.errors import ServerRefusedError
+    from sender.console.lookup import path
+    from sender.console.output import emit, print_message
+    from sender.imaging.contents.generalisation import Generalisation
+    from sender.imaging.contents.image_contents import FoundContents
+    from sender.labels import GENERALISATIONS
+
+    try:
+        contents = client.get(path("images", image_id, "contents"), FoundContents).contents
+    except ServerRefusedError:  # an older daemon reads no contents
+        return
+    if contents is None or contents.generalisation is not Generalisation.NOT_GENERALISED:
+        return
+    text = f"warning: the image is {GENERALISATIONS[contents.generalisation]}"
+    if output.json_lines:
+        emit("warning", text=text)
+    else:
+        print_message(text)
 
 
 def _show_diff(output: Output, found: ImageDiff) -> None:

@@ -31,9 +31,9 @@ from protocol.shared.units import format_bytes, format_duration, parse_size_byte
 from sender.identity.key_options import signing_key_options
 from sender.identity.signing_keys import AskPassphrase, default_key_path, ensure_signing_key
 from sender.imaging.acquisition_report import AcquisitionReport, write_acquisition_report
+from sender.imaging.contents.generalisation import GENERALISED_KEY
 from sender.imaging.foreign.import_limits import RAW_BYTES_MAX_DEFAULT, ImportLimits
 from sender.imaging.foreign.sniff import ForeignFormat
-from sender.imaging.generalise.traces import GENERALISED_KEY
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_progress import emit, show_phases, show_progress
 from sender.imaging.image_signature import ImageSignature, SignatureState

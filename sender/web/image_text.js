@@ -1,5 +1,6 @@
 /** Texts about images. */
 
+import { get } from "./api.js";
 import { IMAGE_ORIGINS } from "./labels.generated.js";
 
 /** @param {{name: string, number: number}} image @returns {string} for example `lab@3` */
@@ -14,4 +15,20 @@ export const fileAddress = (imageId, format = "dci") => `/api/v1/images/${encode
 export function originText({ kind, source, detail }) {
   const text = `${IMAGE_ORIGINS[kind] ?? kind} ${source}`.trim();
   return detail ? `${text} (${detail})` : text;
+}
+
+const READING_MS = 1_500; // contents are read in the background
+
+/**
+ * Reads the contents of an image, as soon as the daemon knows them.
+ * @param {string} path of the image
+ * @param {AbortSignal} signal
+ * @returns {Promise<any>}
+ */
+export async function readContents(path, signal) {
+  for (;;) {
+    const found = await get(`${path}/contents`, {}, signal);
+    if (found.state !== "reading") return found;
+    await new Promise((resolve) => window.setTimeout(resolve, READING_MS));
+  }
 }

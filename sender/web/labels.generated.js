@@ -82,6 +82,13 @@ export const EXPORT_STATES = {
   "done": {"text": "Ready", "tone": "good"}
 };
 
+/** States of an image as the source of clones. @type {Record<string, string>} */
+export const GENERALISATIONS = {
+  "no_system": "no operating system was recognised",
+  "generalised": "generalised: nothing of the reference machine is left",
+  "not_generalised": "not generalised: all machines get the identity of the reference machine, such as its machine id and SSH host keys; see diskcast images generalise"
+};
+
 /** Reasons for which pruning keeps an image. @type {Record<string, string>} */
 export const KEEP_REASONS = {
   "last": "one of the newest versions",

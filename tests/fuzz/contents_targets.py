@@ -7,8 +7,10 @@ import struct
 
 from protocol.disk.disk_reads import Read
 from protocol.disk.filesystem_magic import FILESYSTEMS
+from protocol.disk.partition_table import DiskLayout, Partition, TableKind
 from sender.imaging.contents.ext_files import ExtError, ExtFiles
 from sender.imaging.contents.filesystem_labels import read_label_untrusted
+from sender.imaging.contents.generalisation import has_windows_untrusted
 from sender.imaging.contents.image_contents import read_system_untrusted, system_name_untrusted
 from sender.imaging.contents.image_requirements import driver_aliases_untrusted, read_requirements_untrusted
 from tests.fuzz.target import Target
@@ -71,6 +73,15 @@ def _fat_seeds() -> list[bytes]:
     return [bytes(fat_filesystem(16)), bytes(fat_filesystem(32))]
 
 
+def _find_windows(data: bytes) -> None:
+    parts = (
+        Partition(1, 0, 4096, "0x7", filesystem="ntfs"),
+        Partition(2, 4096, 4096, "0x83", filesystem="ext4"),
+    )
+    for table in (TableKind.MBR, TableKind.GPT):
+        assert has_windows_untrusted(DiskLayout(table, 512, parts), _reader(data)) in (False, True)
+
+
 def _ext_seeds() -> list[bytes]:
     return [make_ext_image(OS_RELEASE, extents=True), make_ext_image(OS_RELEASE, extents=False)]
 
@@ -96,5 +107,6 @@ TARGETS = (
     Target("requirements of an image", _read_requirements, (ExtError,), _ext_seeds, share=5),
     Target("loaders of an image", _read_loaders, (), _fat_seeds, share=2),
     Target("drivers of a kernel", _read_aliases, (), lambda: [b"\1".join((ALIAS, DEPENDENCIES, BUILTIN))]),
+    Target("Windows on a disk", _find_windows, (), _label_seeds),
     Target("os-release", system_name_untrusted, (), lambda: [OS_RELEASE, b"PRETTY_NAME=a\n"]),
 )

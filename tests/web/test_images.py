@@ -77,6 +77,20 @@ def test_the_page_shows_what_is_in_the_image(
         expect(page.get_by_text("Packed from a disk")).to_be_visible()
 
 
+def test_the_form_of_a_cast_warns_of_an_image_that_was_not_generalised(
+    browser: Browser, daemon: Daemon, linux: str
+) -> None:
+    with visit(browser, daemon) as visiting:
+        page = visiting.open(f"/images/{linux}")
+        expect(page.get_by_text("Not generalised: all machines get the identity")).to_be_visible()
+        page = visiting.open("/new-cast")
+        warning = page.get_by_text("The image is not generalised: all machines get the identity")
+        page.locator("select[name=image]").select_option(linux)
+        expect(warning).to_be_visible()
+        page.locator("select[name=image]").select_option(NEW.manifest.image_id.hex())
+        expect(warning).to_have_count(0)
+
+
 def test_versions_are_compared(browser: Browser, daemon: Daemon) -> None:
     with visit(browser, daemon) as visiting:
         page = visiting.open("/images")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import dataclasses
 import enum
 import shlex
 import zlib
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -27,11 +29,16 @@ from protocol.preflight.requirements import ImageRequirements, firmwares_of
 from protocol.preflight.sectors import sector_needs
 from sender.imaging.contents.ext_files import ExtError, ExtFiles
 from sender.imaging.contents.filesystem_labels import read_label_untrusted
+from sender.imaging.contents.generalisation import (
+    GENERALISED_KEY,
+    Generalisation,
+    has_windows_untrusted,
+)
 from sender.imaging.contents.image_requirements import FoundRequirements, read_requirements_untrusted
 from sender.imaging.image_file import ImageFile
 from sender.imaging.verified_blocks import VerifiedBlocks
 
-CONTENTS_VERSION: Final = 2
+CONTENTS_VERSION: Final = 3
 """Raised when a later reader recognises more; cached results of other versions are read again."""
 
 BLOCKS_READ_MAX: Final = 4096
@@ -79,6 +86,7 @@ class ImageContents:
         unused_bytes: raw bytes of the blocks that the filesystems don't use.
         problem: reason for which some of it is unknown; empty if all is known.
         packed_aliases: see :meth:`driver_aliases`; empty if they are unknown.
+        generalisation: state of the image as the source of clones.
     """
 
     table: str
@@ -89,6 +97,7 @@ class ImageContents:
     requirements: ImageRequirements
     problem: str = ""
     packed_aliases: str = ""
+    generalisation: Generalisation = Generalisation.NO_SYSTEM
 
     def driver_aliases(self) -> tuple[str, ...] | None:
         """Return the devices for which the image has drivers, as in ``modules.alias``; None if they are unknown."""
@@ -162,6 +171,7 @@ def read_contents(image: ImageFile) -> ImageContents:
         _requirements(manifest, layout, shown),
         "; ".join(problems),
         _packed_aliases(shown),
+        _generalisation(manifest, layout, partitions, reader.read),
     )
 
 
@@ -185,6 +195,19 @@ def _requirements(
 def _packed_aliases(shown: list[FoundRequirements]) -> str:
     aliases = next((each.aliases for each in shown if each.aliases), None)
     return base64.b64encode(zlib.compress("\n".join(aliases).encode())).decode() if aliases else ""
+
+
+def _generalisation(
+    manifest: Manifest, layout: DiskLayout | None, partitions: Sequence[PartitionContents], read: Read
+) -> Generalisation:
+    if GENERALISED_KEY in manifest.metadata:
+        return Generalisation.GENERALISED
+    if any(part.system for part in partitions):
+        return Generalisation.NOT_GENERALISED
+    with contextlib.suppress(ExtError):  # the limit of decoded blocks
+        if layout is not None and has_windows_untrusted(layout, read):
+            return Generalisation.NOT_GENERALISED
+    return Generalisation.NO_SYSTEM
 
 
 def system_name_untrusted(os_release: bytes) -> str:

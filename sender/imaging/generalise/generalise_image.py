@@ -30,6 +30,7 @@ from protocol.packing.filesystems.superblocks import (
 from protocol.packing.source_hash import source_sha256_of
 from protocol.program.system_tools import ToolError
 from sender.imaging.contents.ext_files import ExtError, ExtFiles
+from sender.imaging.contents.generalisation import GENERALISED_KEY
 from sender.imaging.editing.edited_blocks import EditedBlocks
 from sender.imaging.editing.ext_editor import check_ext, require_ext_tools
 from sender.imaging.editing.image_rewriter import ChangedBlock, rewrite_image
@@ -37,7 +38,7 @@ from sender.imaging.editing.partition_copy import PartitionCopy, stored_raw_byte
 from sender.imaging.generalise.hidden_ranges import journal_body_untrusted, swap_file_body_untrusted
 from sender.imaging.generalise.linux_changes import Change, apply_files, plan_files_untrusted, require_applied
 from sender.imaging.generalise.systems import Systems, find_systems_untrusted, partitions_of
-from sender.imaging.generalise.traces import GENERALISED_KEY, GENERALISED_VERSION, Action, TraceKind
+from sender.imaging.generalise.traces import GENERALISED_VERSION, Action, TraceKind
 from sender.imaging.generalise.windows_state import read_windows_state
 from sender.imaging.image_file import ImageFile
 from sender.imaging.verified_blocks import VerifiedBlocks

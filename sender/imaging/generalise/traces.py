@@ -13,8 +13,6 @@ from typing import Final
 GENERALISED_VERSION: Final = 1
 """Value of the manifest's key ``generalised``; raised when a later version removes more."""
 
-GENERALISED_KEY: Final = "generalised"
-
 
 class TraceKind(enum.StrEnum):
     """A kind of traces of one machine."""

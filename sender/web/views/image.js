@@ -7,13 +7,12 @@ import { fill, h, icon } from "../dom.js";
 import { field, form } from "../forms.js";
 import { formatBytes, formatCount, formatPercent } from "../format.js";
 import { exportSection } from "../image_exports.js";
-import { fileAddress, originText, referenceOf } from "../image_text.js";
+import { fileAddress, originText, readContents, referenceOf } from "../image_text.js";
 import { IMAGE_STATES, sentence } from "../labels.js";
+import { GENERALISATIONS } from "../labels.generated.js";
 import { to } from "../router.js";
 import { mayOperate } from "../store.js";
 import { showError, showToast } from "../toasts.js";
-
-const READING_MS = 1_500; // contents are read in the background
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -80,11 +79,7 @@ function facts(image) {
 async function watchContents(path, holder, signal) {
   fill(holder, h("p", { class: "muted" }, "Reading the image…"));
   try {
-    let found = await get(`${path}/contents`, {}, signal);
-    while (found.state === "reading") {
-      await new Promise((resolve) => window.setTimeout(resolve, READING_MS));
-      found = await get(`${path}/contents`, {}, signal);
-    }
+    const found = await readContents(path, signal);
     fill(holder, found.contents ? contentsView(found.contents) : h("p", { class: "muted" }, `Unknown: ${found.problem}.`));
   } catch (error) {
     if (!signal.aborted) fill(holder, h("p", { class: "muted" }, sentence(errorText(error))));
@@ -98,6 +93,7 @@ function contentsView(contents) {
   return [
     h("p", {}, [systems.join(", "), table, `${formatBytes(contents.used_bytes)} with content, ${formatBytes(contents.unused_bytes)} left out as free`].filter(Boolean).join(" · ")),
     contents.problem && h("p", { class: "muted small" }, sentence(contents.problem)),
+    contents.generalisation !== "no_system" && h("p", {}, sentence(GENERALISATIONS[contents.generalisation])),
     contents.partitions.length ? dataTable("Partitions", [
       { label: "Partition", class: "main", cell: (each) => [each.number ? String(each.number) : "Disk", each.name && ` ${each.name}`] },
       { label: "Filesystem", cell: (each) => [each.filesystem || "unknown", each.label && h("p", { class: "small muted" }, each.label)] },

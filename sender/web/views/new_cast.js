@@ -2,15 +2,17 @@
 
 import { all, create, get } from "../api.js";
 import { confirmDialog, showDialog } from "../dialogs.js";
-import { h, icon } from "../dom.js";
+import { fill, h, icon } from "../dom.js";
 import { form } from "../forms.js";
 import { formatCount, formatDateTime } from "../format.js";
 import { emptyState, pageHead } from "../components.js";
+import { readContents } from "../image_text.js";
 import { planFields, readChoices } from "../plan_fields.js";
 import { askPreflight, nobodyFits, preflightElement } from "../preflight.js";
 import { go, to } from "../router.js";
+import { GENERALISATIONS } from "../labels.generated.js";
 import { roomName } from "../store.js";
-import { startText } from "../labels.js";
+import { sentence, startText } from "../labels.js";
 
 /**
  * @param {import("../app.js").PageContext} context
@@ -28,7 +30,7 @@ export async function show({ query, signal }) {
     pageHead(title, { back: ["#/casts", "Casts"] }),
     h("div", { class: "card" }, form({
       fields: plan.fields,
-      content: [plan.element, h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "The target disks of the machines are overwritten."))],
+      content: [plan.element, cloneWarning(plan.image.input, signal), h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, "The target disks of the machines are overwritten."))],
       submit: "Start the cast",
       cancel: h("a", { class: "button", href: "#/casts" }, "Cancel"),
       onsubmit: async () => {
@@ -52,6 +54,30 @@ export async function show({ query, signal }) {
       },
     })));
   return { title, element };
+}
+
+/**
+ * Returns a warning that is shown while the chosen image has an operating system that wasn't generalised.
+ * @param {HTMLInputElement | HTMLSelectElement} choice
+ * @param {AbortSignal} signal
+ */
+function cloneWarning(choice, signal) {
+  const element = h("div", { "aria-live": "polite" });
+  const look = async () => {
+    const wanted = choice.value;
+    element.replaceChildren();
+    if (!wanted) return;
+    try {
+      const { contents } = await readContents(`/images/${encodeURIComponent(wanted)}`, signal);
+      if (contents?.generalisation !== "not_generalised" || choice.value !== wanted) return;
+      fill(element, h("div", { class: "alert", "data-tone": "warn" }, icon("warning"), h("p", {}, sentence(`the image is ${GENERALISATIONS.not_generalised}`))));
+    } catch {
+      // Its contents are unknown: nothing to warn of.
+    }
+  };
+  choice.addEventListener("change", look);
+  look();
+  return element;
 }
 
 /**

@@ -13,6 +13,7 @@ from protocol.model.bottleneck import Bottleneck, Cause
 from protocol.model.cast_policy import CastPolicy, SlowPolicy
 from sender import labels
 from sender.cast.reporting.bottleneck_view import BottleneckView, receiver_cause_text
+from sender.imaging.contents.generalisation import Generalisation
 from sender.store.records.access import Role
 from sender.store.records.boots import BootAction, UnknownMachines
 from sender.store.records.casts import CastPhase, StartMode
@@ -35,6 +36,7 @@ from tests.shell.sender_rig import make_rig
         (labels.IMAGE_ORIGINS, OriginKind),
         (labels.UPLOAD_STATES, UploadState),
         (labels.EXPORT_STATES, ExportState),
+        (labels.GENERALISATIONS, Generalisation),
         (labels.KEEP_REASONS, KeepReason),
         (labels.ROLES, Role),
         (labels.START_MODES, StartMode),

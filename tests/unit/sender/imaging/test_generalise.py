@@ -20,6 +20,8 @@ from protocol.errors import ConfigurationError, ImageError, SourceUncleanError
 from protocol.image.manifest import BlockKind
 from sender.console.images import images
 from sender.imaging.contents.ext_files import JOURNAL_INODE, ExtFiles
+from sender.imaging.contents.generalisation import Generalisation
+from sender.imaging.contents.image_contents import read_contents
 from sender.imaging.generalise.generalise_image import GeneraliseResult, generalise_image
 from sender.imaging.generalise.traces import TraceKind
 from sender.imaging.generalise.windows_state import parse_state_untrusted
@@ -181,6 +183,16 @@ def test_a_second_run_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "generalised" in CliRunner().invoke(inspect, [str(first)], catch_exceptions=False).stdout
     assert "generalised" not in CliRunner().invoke(inspect, [str(image)], catch_exceptions=False).stdout
     assert generalised(image, tmp_path / "third.dci").image_id.hex() == lines[-1]["image_id"]
+
+
+def test_an_image_with_a_system_says_whether_it_was_generalised(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    make_linux_disk(disk, make_traces(8))
+    image = packed(disk)
+    with ImageFile.open(image) as opened:
+        assert read_contents(opened).generalisation is Generalisation.NOT_GENERALISED
+    with ImageFile.open(generalised(image, tmp_path / "new.dci").path) as opened:
+        assert read_contents(opened).generalisation is Generalisation.GENERALISED
 
 
 def run(*arguments: str | Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from protocol.disk.filesystem_magic import FILESYSTEMS
 from sender.imaging.contents import filesystem_labels, image_contents
 from sender.imaging.contents.ext_files import ExtError, ExtFiles
 from sender.imaging.contents.filesystem_labels import read_label_untrusted
+from sender.imaging.contents.generalisation import Generalisation
 from sender.imaging.contents.image_contents import read_contents, system_name_untrusted
 from sender.imaging.image_file import ImageFile
 from sender.imaging.pack import PackOptions, pack_image
@@ -61,6 +63,41 @@ def test_labels_and_uuids_are_those_that_blkid_shows(filesystem: str, tmp_path: 
     assert (found.label, found.uuid) == (values["LABEL"], values["UUID"])
 
 
+@pytest.mark.parametrize(
+    ("script", "boot_sector", "found"),
+    [
+        (
+            "label: gpt\nsize=4M, type=uefi\nsize=1M, type=E3C9E316-0B5C-4DB8-817D-F92DF00215AE\nsize=20M\n",
+            b"",
+            True,
+        ),
+        ("label: gpt\nsize=4M, type=uefi\nsize=1M\nsize=20M\n", b"", False),
+        ("label: dos\nsize=1M\nsize=1M\nsize=20M, type=7, bootable\n", b"BOOTMGR is missing", True),
+        ("label: dos\nsize=1M\nsize=1M\nsize=20M, type=7\n", b"BOOTMGR is missing", False),
+        ("label: dos\nsize=1M\nsize=1M\nsize=20M, type=7, bootable\n", b"", False),
+    ],
+)
+def test_a_disk_that_boots_windows_is_recognised(
+    script: str, boot_sector: bytes, found: bool, tmp_path: Path
+) -> None:
+    disk, part = tmp_path / "disk", tmp_path / "part"
+    for path, size in ((disk, 40), (part, 20)):
+        with path.open("wb") as file:
+            file.truncate(size * MIB)
+    subprocess.run(["sfdisk", "-q", disk], input=script.encode(), check=True, capture_output=True)
+    subprocess.run([*MAKERS["ntfs"], part], check=True, capture_output=True)
+    report = subprocess.run(["sfdisk", "--json", disk], check=True, capture_output=True).stdout
+    start = json.loads(report)["partitiontable"]["partitions"][2]["start"] * 512
+    with disk.open("r+b") as file:
+        file.seek(start)
+        file.write(part.read_bytes())
+        file.seek(start + 0x180)
+        file.write(boot_sector)
+    with packed(disk, tmp_path / "disk.dci") as image:
+        state = read_contents(image).generalisation
+    assert state is (Generalisation.NOT_GENERALISED if found else Generalisation.NO_SYSTEM)
+
+
 def tree(folder: Path, *, link: bool) -> Path:
     (folder / "usr/lib").mkdir(parents=True)
     (folder / "etc").mkdir()
@@ -86,6 +123,7 @@ def test_a_linux_is_recognised_through_the_image(kind: str, link: bool, tmp_path
     assert part.free_bytes == int(values["Free blocks"]) * int(values["Block size"])
     assert contents.used_bytes + contents.unused_bytes == contents.raw_bytes
     assert contents.problem == ""
+    assert contents.generalisation is Generalisation.NOT_GENERALISED
 
 
 def test_partitions_share_the_figures_of_the_whole(tmp_path: Path) -> None:
