@@ -86,6 +86,9 @@ deploy-booted: $(STAMP)  ## deploy/ on a Debian of its own, run by systemd: stop
 netboot-vm: $(STAMP)  ## virtual machines boot from the network in every way, and fail in every way (root; NAMES=… for some): an hour
 	DISKCAST_NETBOOT_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/netboot/long
 
+generalise-vm: $(STAMP)  ## virt-sysprep finds nothing left in a generalised image (guestfs-tools, a kernel): minutes
+	DISKCAST_GENERALISE_VM=1 nice -n 10 $(BIN)/pytest tests/generalise_vm
+
 export-vm: $(STAMP)  ## exported images, and images in `diskcast vm`, boot to their login (root, QEMU): minutes
 	DISKCAST_EXPORT_VM=1 DISKCAST_REQUIRE_PRIVILEGED_TESTS=1 nice -n 10 $(BIN)/pytest $(if $(NAMES),-k '$(NAMES)') tests/export/long
 
@@ -130,4 +133,4 @@ lock: $(STAMP)  ## refresh requirements.lock with hashes (needs uv on the PATH)
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle bench-preflight sbom audit deploy-booted netboot-vm export-vm patches-vm fuzz fuzz-api screenshots soak lock clean
+.PHONY: help demo test coverage lint format docs site docs-plots ablation bench bench-rates bench-report bench-scale bench-capture bench-disk bench-faults bench-room bench-idle bench-preflight sbom audit deploy-booted netboot-vm export-vm generalise-vm patches-vm fuzz fuzz-api screenshots soak lock clean

@@ -91,7 +91,7 @@ RULES: Final = (
     FileRule(TraceKind.MACHINE_ID, "/etc/machine-id", Action.EMPTIED),
     # Not emptied: systemd makes a link to the other one where it is missing, and D-Bus refuses an empty file.
     FileRule(TraceKind.MACHINE_ID, "/var/lib/dbus/machine-id"),
-    *_removed(TraceKind.SSH_HOST_KEYS, "/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub"),
+    *_removed(TraceKind.SSH_HOST_KEYS, "/etc/ssh/ssh_host_*"),
     *_removed(
         TraceKind.DHCP_LEASES,
         "/var/lib/dhcp/**",
@@ -131,6 +131,7 @@ RULES: Final = (
         "/root/initial-setup-ks.cfg",
         "/root/install.log",
         "/root/install.log.syslog",
+        "/root/original-ks.cfg",
     ),
     *_removed(
         TraceKind.LOGS, "/var/log/journal/*", everything=True
@@ -146,6 +147,8 @@ RULES: Final = (
         TraceKind.RANDOM_SEED,
         "/var/lib/systemd/random-seed",
         "/var/lib/systemd/credential.secret",
+        "/etc/random-seed",
+        "/var/lib/misc/random-seed",
         "/var/lib/random-seed",
         "/var/lib/urandom/random-seed",
     ),

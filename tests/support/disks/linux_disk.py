@@ -60,6 +60,11 @@ def make_traces(seed: int) -> Traces:
         "var/lib/cloud/data/instance-id": secret(40),
         "var/lib/systemd/random-seed": secret(256),
         "var/log/syslog": secret(150_000),
+        "var/account/pacct": secret(40),
+        "var/lib/misc/random-seed": secret(256),
+        "var/log/audit/audit.log": secret(400),
+        "var/log/lastlog": secret(30),
+        "root/original-ks.cfg": secret(300),
         "var/log/apt/history.log": secret(3000),
         "var/log/journal/0123456789abcdef0123456789abcdef/system.journal": secret(60_000),
         "var/mail/ada": secret(900),
@@ -68,7 +73,9 @@ def make_traces(seed: int) -> Traces:
         'tmp/with "quotes" and blanks': secret(100),
     }
     common = {
-        "etc/os-release": b'PRETTY_NAME="Test GNU/Linux 12"\n',
+        "etc/os-release": b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Test GNU/Linux 12"\n',
+        "etc/debian_version": b"12.7\n",
+        "bin/sh": b"#",
         "etc/hostname": b"golden\n",
         "etc/ssh/sshd_config": b"PermitRootLogin no\n",
         "etc/NetworkManager/system-connections/vpn.nmconnection": b"[vpn]\n",

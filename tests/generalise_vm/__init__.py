@@ -1,0 +1,1 @@
+"""Generalised images and virt-sysprep: ``make generalise-vm``."""
