@@ -51,6 +51,8 @@ def _read_file(data: bytes) -> None:
     files = ExtFiles.open_untrusted(_reader(data))
     for path in ("/etc/link", "/etc/../etc/os-release", "/etc/missing"):
         content = files.read_file_untrusted(path, 1000)
+        entry = files.entry_untrusted(path)
+        assert content is None or entry is not None
         assert content is None or len(content) <= 1000
 
 
