@@ -66,6 +66,8 @@ class ForeignTool:
     """Files that it opens for reading. Its standard input needs no entry."""
     writes: Sequence[int] = ()
     """Files without a name that it opens for writing; root gives them to the tool's user."""
+    fills: Sequence[int] = ()
+    """Like :attr:`writes`, and it may truncate them."""
     watched: Sequence[WatchedFile] = ()
     """Those of :attr:`writes` whose content is provided when the tool accesses it."""
     read_paths: Sequence[str] = ()
@@ -103,7 +105,7 @@ class ForeignTool:
             watch.raise_error()
 
     def _output(self, watch_fd: int | None) -> Generator[bytes, None, None]:
-        inherited = (*self.reads, *self.writes)
+        inherited = (*self.reads, *self.writes, *self.fills)
         return tool_output(
             self.arguments,
             dataclasses.replace(self.confinement(), watch_fd=watch_fd),
@@ -127,12 +129,13 @@ class ForeignTool:
     def confinement(self) -> Confinement:
         """Return the tool's privileges; give the files that it writes to its user."""
         user_id = self._user_id()
-        for fd in self.writes:
+        for fd in (*self.writes, *self.fills):
             if os.geteuid() == 0 and user_id is not None:
                 os.fchown(fd, user_id, -1)
         return Confinement(
             reads=(*(f"/proc/self/fd/{fd}" for fd in self.reads), *self.read_paths),
             files=tuple(f"/proc/self/fd/{fd}" for fd in self.writes),
+            outputs=tuple(f"/proc/self/fd/{fd}" for fd in self.fills),
             user_id=user_id,
             is_required=False,  # Landlock is; namespaces are forbidden in containers
             landlock_is_required=not self.allow_unsandboxed,

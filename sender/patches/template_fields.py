@@ -24,6 +24,7 @@ class BackendKind(enum.StrEnum):
     SEED = "seed"
     EXT4 = "ext4"
     FAT = "fat"
+    NTFS = "ntfs"
 
 
 FILESYSTEM_KINDS: Final = tuple(kind for kind in BackendKind if kind is not BackendKind.SEED)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,9 @@ from sender.imaging.verified_blocks import VerifiedBlocks
 from tests.support.patches import contents_of
 
 GUIDS = ("--disk-guid", "6F0D8F5E-9B7C-4F53-8E15-3A6E4E0C1D11")
+
+_NONE = 0xFFFFFFFF
+"""No cell of a registry hive."""
 
 GOLDEN_TIME_S = 1_700_000_000
 """Time of the last write of a golden ext4 filesystem."""
@@ -89,3 +95,64 @@ def _partition(manifest: Manifest) -> tuple[int, int]:
     layout = layout_of(manifest.metadata)
     assert layout is not None
     return layout.partitions[0].start_bytes, layout.partitions[0].size_bytes
+
+
+def make_windows(folder: Path) -> Path:
+    """Return an NTFS filesystem with the registry hive SYSTEM of a golden Windows."""
+    filesystem, mount, hive = folder / "filesystem.ntfs", folder / "windows", folder / "SYSTEM"
+    with filesystem.open("wb") as file:
+        file.truncate(64 * MIB)
+    subprocess.run(["mkntfs", "-F", "-q", "-f", filesystem], capture_output=True, check=True)
+    make_system_hive(hive)
+    mount.mkdir()
+    subprocess.run(["ntfs-3g", filesystem, mount], check=True)
+    try:
+        (mount / "Windows/System32/config").mkdir(parents=True)
+        (mount / "Windows/Panther").mkdir()
+        (mount / "Windows/System32/config/SYSTEM").write_bytes(hive.read_bytes())
+        (mount / "Windows/win.ini").write_text("[golden]\n")
+    finally:
+        subprocess.run(["umount", mount], check=True)
+    return filesystem
+
+
+def make_system_hive(path: Path) -> None:
+    """Make a hive with an empty root, and let hivexregedit add the keys of the computer's name."""
+    root_cell, key_cell = 0x20, 0x78
+    key = struct.pack(
+        "<2sHQIIIIIIIIII", b"nk", 0x2C, 0, 0, _NONE, 0, 0, _NONE, _NONE, 0, _NONE, key_cell, _NONE
+    )
+    key += bytes(20) + struct.pack("<HH", 4, 0) + b"ROOT"
+    security = struct.pack("<BBHIIII", 1, 0, 0x8000, 0, 0, 0, 0)
+    owner = struct.pack("<2sHIIII", b"sk", 0, key_cell, key_cell, 1, len(security)) + security
+    cells = b"".join(
+        struct.pack("<i", -size) + data.ljust(size - 4, b"\0")
+        for data, size in ((key, key_cell - root_cell), (owner, 48))
+    )
+    free = 4096 - 32 - len(cells)
+    page = (
+        struct.pack("<4sII8xQI", b"hbin", 0, 4096, 0, 0) + cells + struct.pack("<i", free) + bytes(free - 4)
+    )
+    header = struct.pack("<4sIIQIIIIIII", b"regf", 1, 1, 0, 1, 3, 0, 1, root_cell, 4096, 1).ljust(508, b"\0")
+    checksum = functools.reduce(operator.xor, struct.unpack("<127I", header))
+    path.write_bytes((header + struct.pack("<I", checksum)).ljust(4096, b"\0") + page)
+    changes = path.with_suffix(".reg")
+    keys = r"""Windows Registry Editor Version 5.00
+
+[\Select]
+"Current"=dword:00000002
+
+[\ControlSet002]
+[\ControlSet002\Control]
+[\ControlSet002\Control\ComputerName]
+[\ControlSet002\Control\ComputerName\ComputerName]
+"ComputerName"="GOLDEN"
+[\ControlSet002\Services]
+[\ControlSet002\Services\Tcpip]
+[\ControlSet002\Services\Tcpip\Parameters]
+"Hostname"="golden"
+"NV Hostname"="golden"
+"DataBasePath"="kept"
+"""
+    changes.write_text(keys.replace("\n[", "\n\n["))
+    subprocess.run(["hivexregedit", "--merge", path, changes], check=True)

@@ -99,6 +99,7 @@ class PartitionView:
         writes: Sequence[int] = (),
         read_paths: Sequence[str] = (),
         environment: Mapping[str, str] = MappingProxyType({}),
+        output_bytes_max: int = OUTPUT_BYTES_MAX,
     ) -> bytes:
         """Run a tool on the copy, in the sandbox, and return its output.
 
@@ -108,6 +109,7 @@ class PartitionView:
             writes: descriptors of further files without a name that it opens for writing.
             read_paths: files and folders of the system that it reads besides.
             environment: variables beside those of every tool.
+            output_bytes_max: longest output, which is held in memory.
 
         Raises:
             SandboxUnavailableError: this machine can't confine the tool.
@@ -124,7 +126,7 @@ class PartitionView:
             written_bytes_max=self.size_bytes,
             time_limit_s=TIME_LIMIT_S,
         )
-        return tool.run(OUTPUT_BYTES_MAX)
+        return tool.run(output_bytes_max)
 
     def load(self, offset: int, length: int) -> None:
         """Take the blocks of a range from the image, unless they are there already.

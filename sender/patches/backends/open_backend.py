@@ -5,6 +5,7 @@ from __future__ import annotations
 from sender.imaging.image_file import ImageFile
 from sender.patches.backends.ext4_backend import Ext4Backend
 from sender.patches.backends.fat_backend import FatBackend
+from sender.patches.backends.ntfs_backend import NtfsBackend
 from sender.patches.backends.patch_backend import PatchBackend
 from sender.patches.backends.seed_backend import SeedBackend
 from sender.patches.patch_builder import SeedPlace
@@ -27,4 +28,6 @@ def open_backend(image: ImageFile, template: Template) -> PatchBackend:
             return Ext4Backend(image, place.partition)
         case BackendKind.FAT:
             return FatBackend(image, place.partition)
+        case BackendKind.NTFS:
+            return NtfsBackend(image, place.partition)
     raise AssertionError(place.kind)

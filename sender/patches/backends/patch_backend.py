@@ -17,7 +17,7 @@ from protocol.trust.statement import ALL_PARTITIONS, PATCH_PARTITIONS
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature
 from sender.patches.machine_settings import MachineSettings
-from sender.patches.template_fields import BackendKind
+from sender.patches.template_fields import FILESYSTEM_KINDS, BackendKind
 
 _SHELL_DEFAULT: Final = "/bin/bash"
 
@@ -27,7 +27,7 @@ _UNSUPPORTED: Final[Mapping[BackendKind, Mapping[str, str]]] = {
         "first_boot": "put a service into the golden image, and declare its settings with [[files]]",
         "user_data": "cloud-init reads it from a seed partition only",
     }
-    for kind in (BackendKind.EXT4, BackendKind.FAT)
+    for kind in FILESYSTEM_KINDS
 }
 """Settings that a backend can't apply, with the fix."""
 
@@ -64,9 +64,15 @@ def require_supported(kind: BackendKind, settings: MachineSettings) -> None:
     for name, fix in _UNSUPPORTED[kind].items():
         if getattr(settings, name):
             raise ConfigurationError(f"{name}: the backend {kind} can't apply it: {fix}")
+    if settings.domain and kind is BackendKind.NTFS:
+        raise ConfigurationError("domain: the backend ntfs can't apply it: declare it in unattend.xml")
     for index, user in enumerate(settings.users):
+        if kind is not BackendKind.EXT4:
+            raise ConfigurationError(
+                f"users[{index}]: the backend {kind} can't apply it: make the user in the golden image"
+            )
         for name in ("full_name", "groups", "password_hash"):
-            if getattr(user, name) or kind is BackendKind.FAT:
+            if getattr(user, name):
                 raise ConfigurationError(
                     f"users[{index}].{name}: the backend {kind} can't apply it: make the user in the golden image"
                 )

@@ -25,6 +25,7 @@ from tests.support.filesystem_images import (
     make_ext4,
     make_fat,
     make_image_of,
+    make_windows,
     patched_partition,
 )
 from tests.support.patch_rooms import KEY, write_room
@@ -64,6 +65,24 @@ path = "/overlays/lab/Long name of a file.txt"
 content = "{{ position }}"
 """
 
+NTFS = """
+hostname = "{{ name }}"
+
+[filesystem]
+kind = "ntfs"
+partition = 1
+
+[[files]]
+path = "/Windows/Panther/unattend.xml"
+content = '''<?xml version="1.0" encoding="utf-8"?>
+<unattend xmlns="urn:schemas-microsoft-com:unattend"><settings pass="specialize">{{ name }}</settings></unattend>
+'''
+
+[[files]]
+path = "/Windows/win.ini"
+content = "[{{ name }}]\\n"
+"""
+
 
 @pytest.fixture(scope="module")
 def ext4_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,6 +94,12 @@ def ext4_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fat_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fat")
     return make_image_of(folder, make_fat(folder))
+
+
+@pytest.fixture(scope="module")
+def ntfs_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ntfs")
+    return make_image_of(folder, make_windows(folder))
 
 
 def build(image: Path, folder: Path, template: str, machine_count: int = 1) -> list[MachinePatch]:
@@ -119,13 +144,13 @@ def test_an_ext4_filesystem_gets_the_machines_name_files_and_keys(ext4_image: Pa
     assert hashlib.sha256(ext4_image.read_bytes()).digest() == before
 
 
-@pytest.mark.parametrize("kind", ["ext4", "fat"])
+@pytest.mark.parametrize("kind", ["ext4", "fat", pytest.param("ntfs", marks=pytest.mark.needs_root)])
 def test_the_same_settings_give_the_same_patches_with_a_time_of_the_image(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
     """Two daemons must agree on a patch_id, or a machine is patched again after a takeover."""
     image: Path = request.getfixturevalue(f"{kind}_image")
-    template = {"ext4": EXT4, "fat": FAT}[kind]
+    template = {"ext4": EXT4, "fat": FAT, "ntfs": NTFS}[kind]
     first = build(image, tmp_path / "first", template, 2)
     second = build(image, tmp_path / "second", template, 2)
     assert [one.patch_id for one in first] == [one.patch_id for one in second]
@@ -134,6 +159,10 @@ def test_the_same_settings_give_the_same_patches_with_a_time_of_the_image(
     if kind == "ext4":
         times = set(re.findall(r"time: (0x[0-9a-f]+)", debugfs(filesystem, "stat /etc/hostname")))
         assert times == {f"0x{GOLDEN_TIME_S:08x}"}
+    elif kind == "ntfs":
+        command = ["ntfsinfo", "-F", "/Windows/Panther/unattend.xml", filesystem]
+        times = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        assert len(re.findall(r"Time:\s+Wed Jan  1 00:00:00 2020 UTC", times)) >= 4, times
     else:
         listing = ["mdir", "-i", filesystem, "::/overlays/lab"]
         assert "1980-01-02" in subprocess.run(listing, capture_output=True, check=True, text=True).stdout
@@ -164,8 +193,8 @@ def test_an_ext4_filesystem_that_was_not_unmounted_is_refused(
     ("change", "reason"),
     [
         (("partition = 1", "partition = 2"), "has no partition 2: its partitions are 1"),
-        (('kind = "ext4"', 'kind = "fat"'), r"users\[0\].full_name: the backend fat|has no FAT filesystem"),
-        (('kind = "ext4"', 'kind = "xfs"'), "filesystem.kind: 'xfs' can't be used: write ext4, fat"),
+        (('kind = "ext4"', 'kind = "fat"'), r"has no FAT filesystem"),
+        (('kind = "ext4"', 'kind = "xfs"'), "filesystem.kind: 'xfs' can't be used: write ext4, fat, ntfs"),
         (('name = "teacher"', 'name = "nobody"'), "no user 'nobody' in /etc/passwd"),
         (("teacher:shadow", "teacher:nobody"), r"files\[0\].owner: it has no such user or group"),
         (("/etc/lab/seat one.conf", "/etc/link"), "/etc/link isn't a regular file"),
@@ -246,3 +275,74 @@ def test_the_images_statement_must_allow_the_partition(ext4_image: Path, tmp_pat
             continue
         with pytest.raises(ConfigurationError, match=r"sign it with --patch-partitions (2,)?1$"):
             build(image, tmp_path / "room", EXT4)
+
+
+@pytest.mark.needs_root
+def test_windows_gets_its_computer_name_and_answer_file(ntfs_image: Path, tmp_path: Path) -> None:
+    (patch,) = build(ntfs_image, tmp_path, NTFS)
+    filesystem = patched_partition(ntfs_image, patch, tmp_path / "patched")
+    fixed = subprocess.run(["ntfsfix", "-n", filesystem], capture_output=True, check=True, text=True).stdout
+    assert "processed successfully" in fixed
+
+    def read(path: str) -> bytes:
+        return subprocess.run(["ntfscat", filesystem, path], capture_output=True, check=True).stdout
+
+    assert b'<settings pass="specialize">pc-01</settings>' in read("/Windows/Panther/unattend.xml")
+    assert read("/Windows/win.ini") == b"[pc-01]\n"
+    hive = tmp_path / "SYSTEM"
+    hive.write_bytes(read("/Windows/System32/config/SYSTEM"))
+    for key, value, expected in (
+        ("Control\\ComputerName\\ComputerName", "ComputerName", "PC-01"),
+        ("Services\\Tcpip\\Parameters", "Hostname", "pc-01"),
+        ("Services\\Tcpip\\Parameters", "NV Hostname", "pc-01"),
+        ("Services\\Tcpip\\Parameters", "DataBasePath", "kept"),
+    ):
+        command = ["hivexget", hive, f"\\ControlSet002\\{key}", value]
+        assert subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip() == expected
+    assert patch.blocks.size <= 8
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("kind", "reason"), [("hibernated", "is hibernated"), ("dirty", "marked as dirty")])
+def test_a_windows_that_was_not_shut_down_is_refused(tmp_path: Path, kind: str, reason: str) -> None:
+    filesystem = make_windows(tmp_path)
+    if kind == "hibernated":
+        content = tmp_path / "hiberfil.sys"
+        content.write_bytes(b"hibr" + bytes(4092))
+        subprocess.run(["ntfscp", "-q", filesystem, content, "/hiberfil.sys"], check=True)
+    else:
+        mark_dirty(filesystem)
+    with pytest.raises(ConfigurationError, match=reason):
+        build(make_image_of(tmp_path, filesystem), tmp_path / "room", NTFS)
+
+
+def mark_dirty(filesystem: Path) -> None:
+    """Set the flag of the volume, as Windows does while the volume is mounted."""
+    data = bytearray(filesystem.read_bytes())
+    cluster_bytes = int.from_bytes(data[11:13], "little") * data[13]
+    for table in (48, 56):  # $MFT and its mirror; record 3 is $Volume
+        record = int.from_bytes(data[table : table + 8], "little") * cluster_bytes + 3 * 1024
+        place = record + int.from_bytes(data[record + 20 : record + 22], "little")
+        while data[place] != 0x70:  # $VOLUME_INFORMATION
+            place += int.from_bytes(data[place + 4 : place + 8], "little")
+        flags = place + int.from_bytes(data[place + 20 : place + 22], "little") + 10
+        data[flags] |= 1
+    filesystem.write_bytes(data)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("</unattend>", ""), "the answer file isn't XML"),
+        (("urn:schemas-microsoft-com:unattend", "urn:other"), "an answer file has the root"),
+        (("/Windows/win.ini", "/Windows/none/win.ini"), "must have the folders"),
+        (("/Windows/win.ini", "/Windows/System32/config/SYSTEM"), "can't be written"),
+        (('{{ name }}"', 'a-name-of-18-chars"'), "can't be a computer name"),
+    ],
+)
+def test_settings_that_windows_cannot_take_are_refused(
+    ntfs_image: Path, tmp_path: Path, change: tuple[str, str], reason: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        build(ntfs_image, tmp_path, NTFS.replace(*change))
