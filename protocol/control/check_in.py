@@ -86,6 +86,7 @@ class CastOutcome:
     nacks_sent: int
     seconds_receiving: float
     seconds_total: float
+    patch_id: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

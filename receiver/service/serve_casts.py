@@ -156,10 +156,13 @@ def describe_agent(machine: MachineOptions, hardware: Hardware) -> AgentDescript
 
 def reception_options(options: ServiceOptions) -> ReceiveOptions:
     """Return the options of every reception."""
-    return options.machine.receive_options(
+    machine = options.machine
+    return machine.receive_options(
         options.target,
         options.target_options,
         options.trust,
         join_timeout_s=JOIN_TIMEOUT_S,
         sender_timeout_s=SENDER_TIMEOUT_S,
+        # One that the operator stated isn't read from the machine, and patches may be for it.
+        identity=None if machine.stated_identity is None else machine.identity(),
     )

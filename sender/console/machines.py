@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sender.console.client import Client
     from sender.console.output import Output
+    from sender.store.records.casts import HistoryLine
     from sender.store.records.machines import Machine
 
 
@@ -139,13 +140,15 @@ def show(client: Client, output: Output, machine: str) -> None:
       diskcast machines show pc07
       diskcast machines show 52:54:00:12:34:07 --json
     """  # noqa: D301
-    from sender.console.lookup import find_machine
+    from sender.console.lookup import find_machine, path
     from sender.console.output import local_time, state_text
     from sender.labels import BOOT_ACTIONS, ENROLMENT_STATES
     from sender.store.records.boots import BootAction
+    from sender.store.records.casts import HistoryLine
 
     found = find_machine(client, machine)
     hardware = _hardware_of(client, found)
+    last = next(client.listed(path("machines", found.machine_id, "history"), HistoryLine), None)
     output.record(
         found,
         [
@@ -170,6 +173,7 @@ def show(client: Client, output: Output, machine: str) -> None:
             ("booted", _boot_text(found)),
             ("next boot", BOOT_ACTIONS[BootAction(found.next_boot)] if found.next_boot else ""),
             ("firmware UUID", found.uuid),
+            ("last cast", "" if last is None else _last_cast_text(last)),
             ("added", local_time(found.created_at)),
             *((key, str(value)) for key, value in found.inventory.items()),
             *hardware,
@@ -511,6 +515,14 @@ def _hardware_of(client: Client, machine: Machine) -> list[tuple[str, str]]:
         )
         rows.append(("card", ", ".join(filter(None, shown))))
     return rows
+
+
+def _last_cast_text(line: HistoryLine) -> str:
+    """Return the image of a machine's last cast, with the result."""
+    from sender.labels import MACHINE_STATES
+
+    state = MACHINE_STATES[line.state].text.lower() + (", customised" if line.patch_id else "")
+    return f"{line.image_name} ({state}), cast {line.cast_id}"
 
 
 def _boot_text(machine: Machine) -> str:

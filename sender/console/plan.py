@@ -35,6 +35,7 @@ class PlanOptions:
     pace: Pace
     encrypt: bool
     wake: bool
+    plain: bool
 
     def to_json(self, client: Client, *, repeats: bool = False) -> dict[str, object]:
         """Return the plan as the API takes it, with ids in place of names.
@@ -58,6 +59,7 @@ class PlanOptions:
             "max_wait_s": self.max_wait_s,
             "encrypt": self.encrypt,
             "wake": self.wake,
+            "plain": self.plain,
             **self.pace,
         }
         plan["slow"] = plan.pop("slow_policy")
@@ -86,14 +88,20 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         pace: Pace,
         encrypt: bool,
         wake: bool,
+        plain: bool,
         **kwargs: object,
     ) -> object:
         max_wait_s = None if max_wait == NEVER else parse_duration_s(max_wait)
-        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace, encrypt, wake)
+        plan = PlanOptions(image, room_id, machine, start, wait_for, max_wait_s, pace, encrypt, wake, plain)
         return function(*args, plan=plan, **kwargs)
 
     decorated = pace_options(encrypt_option(with_plan))
     for option in (
+        click.option(
+            "--plain",
+            is_flag=True,
+            help="Cast the image as it is, without the patches of rooms' templates.",
+        ),
         click.option(
             "--wake",
             is_flag=True,

@@ -20,6 +20,7 @@ def print_cast_machines(output: Output, found: Iterable[CastMachine], *, limit: 
     columns: list[Column[CastMachine]] = [
         Column("machine", lambda machine: machine.name, cut=True),
         Column("state", lambda machine: state_text(MACHINE_STATES[machine.state])),
+        Column("customised", lambda machine: "yes" if machine.patch_id else ""),
         Column("", lambda machine: f"{machine.progress:.0%}", right=True),
         Column(
             "verified",
@@ -48,6 +49,7 @@ def print_history(output: Output, lines: Iterable[HistoryLine], *, limit: int | 
         Column("image", lambda line: line.image_name, cut=True),
         Column("cast", lambda line: line.cast_id),
         Column("state", lambda line: state_text(MACHINE_STATES[line.state])),
+        Column("customised", lambda line: "yes" if line.patch_id else ""),
         Column("took", lambda line: format_duration(line.seconds) if line.ended_at else "", right=True),
         Column("error", lambda line: line.error, cut=True),
     ]

@@ -16,6 +16,7 @@ from sender.actors import Actor
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.owner import Owner
+from sender.daemon.patching.patch_maker import PatchMaker
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError, conflict, invalid, not_found
 from sender.store.records.boots import UnknownMachines
@@ -38,19 +39,27 @@ class CastCommands:
     """The executor of commands on casts. Not thread-safe: use it on the event loop."""
 
     def __init__(
-        self, store: Store, library: Library, recorder: Recorder, registry: CastRegistry, owner: Owner
+        self,
+        store: Store,
+        library: Library,
+        recorder: Recorder,
+        registry: CastRegistry,
+        patches: PatchMaker,
+        owner: Owner,
     ) -> None:
         self._store = store
         self._library = library
         self._recorder = recorder
         self._registry = registry
+        self._patches = patches
         self._owner = str(owner)
 
     async def create(self, plan: CastPlan, actor: Actor, schedule_id: str | None = None) -> Cast:
         """Plan a cast; it starts when it is due and a daemon has capacity.
 
         Raises:
-            RequestRefusedError: the image, room or a machine is unknown, or the cast would have no machines.
+            RequestRefusedError: the image, room or a machine is unknown, the cast would have no machines, or the image
+                doesn't allow the machine patches that they need.
             DatabaseError: the cast can't be recorded; nothing was started.
         """
         store = self._store
@@ -70,6 +79,7 @@ class CastCommands:
                 f"room {plan.room_id!r} has no machines: import them, let them register by booting "
                 "(--unknown-machines), or set --wait-for"
             )
+        await self._patches.check(plan, targets)
         required_count = plan.wait_for or len(targets) or 1
         if required_count > RECEIVER_COUNT_MAX:
             raise invalid(

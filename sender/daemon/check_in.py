@@ -155,7 +155,8 @@ class CheckInHandler:
         assignment, capture = None, None
         if isinstance(work, Cast):
             self._note_assigned(work, machine, present)
-            assignment = _assignment(work, await self._tickets.issue(work.cast_id, machine.machine_id))
+            ticket = await self._tickets.issue(work.cast_id, machine.machine_id)
+            assignment = _assignment(work, ticket, self._patch_id(work, machine))
         elif work is not None:
             capture = self._captures.assign(work)
         return CheckInAnswer(
@@ -307,6 +308,12 @@ class CheckInHandler:
         await self._record(machine, _exclusion(cast, reason))
         return True
 
+    def _patch_id(self, cast: Cast, machine: Machine) -> bytes | None:
+        """Return the machine's patch in a cast of this daemon; of another daemon's cast its sender names the patch."""
+        job = self._registry.jobs.get(cast.cast_id)
+        outcome = None if job is None or job.patches is None else job.patches.outcome_of(machine.machine_id)
+        return None if outcome is None else outcome.patch_id
+
     def _note_assigned(self, cast: Cast, machine: Machine, present: MachinePresence) -> None:
         job = self._registry.jobs.get(cast.cast_id)
         if job is not None and present.idle and job.records.machine_of(machine.machine_id) is None:
@@ -387,6 +394,7 @@ def outcome_row(machine: Machine, outcome: CastOutcome, row: CastMachine | None)
         error=outcome.error,
         exit_code=outcome.exit_code,
         unsigned_allowed=outcome.unsigned_allowed,
+        patch_id="" if outcome.patch_id is None else outcome.patch_id.hex(),
         progress=1.0 if outcome.success else base.progress,
         bytes_verified=outcome.raw_bytes_verified,
         bytes_kept=outcome.raw_bytes_kept,
@@ -420,7 +428,7 @@ def _exclusion(cast: Cast, reason: str) -> CastOutcome:
     )
 
 
-def _assignment(cast: Cast, ticket: str) -> Assignment:
+def _assignment(cast: Cast, ticket: str, patch_id: bytes | None) -> Assignment:
     host = urllib.parse.urlsplit(cast.control_url).hostname or ""
     return Assignment(
         cast_id=CastId(int(cast.cast_id, 16)),
@@ -434,4 +442,5 @@ def _assignment(cast: Cast, ticket: str) -> Assignment:
         pin=cast.control_pin,
         ticket=ticket,
         version_min=int(cast.image_version or 0),
+        patch_id=patch_id,
     )

@@ -31,6 +31,7 @@ from sender.daemon.lease_acquirer import LeaseAcquirer
 from sender.daemon.live_state import LiveState
 from sender.daemon.machine_access import MachineAccess
 from sender.daemon.preflight_desk import PreflightDesk
+from sender.daemon.patching.patch_maker import PatchMaker
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
 from sender.daemon.ticket_office import TicketOffice
@@ -75,7 +76,8 @@ def compose_daemon(
     access = MachineAccess(store, recorder, registry)
     desk = EnrolmentDesk(store, presence, access, EnrolmentMode(config.server.enrolment))
     tickets = TicketOffice(store)
-    commands = CastCommands(store, library, recorder, registry, owner)
+    patches = PatchMaker(store, library)
+    commands = CastCommands(store, library, recorder, registry, patches, owner)
     image_requests = ImageRequestDesk(store, library, commands, encrypt=config.casts.encrypt)
     health = HealthMonitor(store, recorder, library, registry, desk, image_requests, certificate)
     booting = BootingMachines(store, registry)
@@ -131,7 +133,7 @@ def compose_daemon(
         registry,
         LeaseAcquirer(store, recorder, registry, owner, library, sites=config.server.sites),
         commands,
-        CastExecutor(store, library, registry, sessions, tickets, waker, make_job),
+        CastExecutor(store, library, registry, sessions, tickets, waker, patches, make_job),
         casts_at_once=config.network.casts_at_once,
     )
     services = Services(

@@ -134,3 +134,17 @@ def test_a_preview_shows_one_machine_without_its_secrets(operator: httpx.Client,
     assert draft["hostname"] == "xpc-2"
     check_problem(operator.post(place, json={"machine_id": ids[1], "text": "hostname = 1"}), 422)
     check_problem(operator.post(place, json={"machine_id": "nobody"}), 422)
+
+
+def test_a_cast_whose_image_takes_no_patches_is_refused_when_it_is_planned(
+    guarded: Served, operator: httpx.Client, room: Any
+) -> None:
+    operator.put("/rooms/patched/template", json={"text": TEMPLATE}).raise_for_status()
+    plan = {"image": guarded.image.manifest.image_id.hex(), "room_id": "patched"}
+    refused = check_problem(operator.post("/casts", json=plan), 409)
+    assert "room patched has a template" in str(refused["detail"])
+    assert "--plain" in str(refused["detail"])
+    planned = operator.post("/casts", json=plan | {"plain": True})
+    assert planned.status_code == 201, planned.text
+    assert planned.json()["plan"]["plain"] is True
+    operator.post(f"/casts/{planned.json()['cast_id']}/cancel").raise_for_status()

@@ -16,6 +16,7 @@ from sender.daemon.cast_commands import CastCommands
 from sender.daemon.jobs.cast_job import CastJob
 from sender.daemon.jobs.cast_registry import CastRegistry
 from sender.daemon.jobs.owner import Owner
+from sender.daemon.patching.patch_maker import PatchMaker
 from sender.library.library import Library
 from sender.refusals import RequestRefusedError
 from sender.store.records.casts import Cast, CastPhase, Command
@@ -35,7 +36,8 @@ class OneDaemon:
         self.registry = CastRegistry(ended_kept_s=0.0)
         self.recorder = Recorder(store, directory)
         library = cast("Library", None)
-        self.commands = CastCommands(store, library, self.recorder, self.registry, HERE)
+        patches = PatchMaker(store, library)
+        self.commands = CastCommands(store, library, self.recorder, self.registry, patches, HERE)
 
     def lease(self) -> list[Cast]:
         return self.store.leases.acquire(str(HERE), datetime.now(UTC), (), 1)

@@ -106,6 +106,10 @@ class PlanInput(RequestBody):
         default=False,
         description="Wake the machines by Wake-on-LAN when they are to gather; max_wait_s counts from the last wave.",
     )
+    plain: bool = Field(
+        default=False,
+        description="Cast the image as it is, without the machine patches that templates of rooms declare.",
+    )
 
 
 class CastInput(PlanInput):

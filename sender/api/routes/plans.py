@@ -55,5 +55,6 @@ def plan_of(services: Services, body: PlanInput, *, repeats: bool = False) -> Ca
         slow_for_s=body.slow_for_s,
         encrypt=body.encrypt or services.config.casts.encrypt,
         wake=body.wake,
+        plain=body.plain,
         latest_of=image.name if repeats and body.image == f"{image.name}@{LATEST}" else "",
     )

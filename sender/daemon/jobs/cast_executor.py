@@ -17,9 +17,10 @@ from sender.blocking_calls import start_blocking_call
 from sender.cast.cast_run import CastResult
 from sender.daemon.jobs.cast_job import CastJob, EarlierRuns
 from sender.daemon.jobs.cast_registry import CastRegistry
-from sender.daemon.jobs.cast_verdict import absent_machine, verdict
+from sender.daemon.jobs.cast_verdict import absent_machine, assigned_machine, verdict
 from sender.daemon.jobs.job_timeline import JobEvent
 from sender.daemon.jobs.session_opener import SessionOpener
+from sender.daemon.patching.patch_maker import PatchMaker
 from sender.daemon.ticket_office import TicketOffice
 from sender.daemon.waking.machine_waker import MachineWaker
 from sender.daemon.waking.wake_run import WavePace
@@ -51,6 +52,7 @@ class CastExecutor:
         sessions: SessionOpener,
         tickets: TicketOffice,
         waker: MachineWaker,
+        patches: PatchMaker,
         make_job: Callable[[Cast, EarlierRuns], CastJob],
     ) -> None:
         self._store = store
@@ -59,6 +61,7 @@ class CastExecutor:
         self._sessions = sessions
         self._tickets = tickets
         self._waker = waker
+        self._patches = patches
         self._make_job = make_job
 
     def add_job(self, cast: Cast, earlier: EarlierRuns | None = None) -> CastJob:
@@ -102,6 +105,7 @@ class CastExecutor:
                         f"{opened.path} holds another image than the one that was chosen: plan the cast again, or put "
                         "the old file back"
                     )
+                await self._patch_machines(job, image)
                 waking_s = await self._wake(job, room)
                 result = await self._run_session(job, image, opened.path, room, waking_s)
                 while job.renewing and not _nobody_left(job):
@@ -115,6 +119,23 @@ class CastExecutor:
             job.end(CastPhase.CANCELLED, job.cancel_reason)
         else:
             _end(job, reason=result.summary.reason)
+
+    async def _patch_machines(self, job: CastJob, image: ImageFile) -> None:
+        """Build the patches of the cast's machines; those without a valid one fail here, before the first write."""
+        signature = self._library.best_signature(job.cast.plan.image_id, ImageSignature.of(image.header))
+        patches = await _retry_until_available(
+            lambda: self._patches.prepare(job.cast.plan, list(job.targets), image.manifest, signature)
+        )
+        job.patches = patches
+        for machine_id, problem in ({} if patches is None else patches.problems()).items():
+            row = job.records.machine_of(machine_id)
+            if row is not None and row.state in FINAL_STATES:
+                continue
+            row = row or assigned_machine(job.cast_id, machine_id, job.targets[machine_id])
+            now = datetime.now(UTC)
+            job.fail_unpatched(
+                dataclasses.replace(row, state=MachineState.FAILED, error=problem, ended_at=now)
+            )
 
     async def _wake(self, job: CastJob, room: Room | None) -> float:
         """Wake the machines of a new cast if its plan says so; return the time until the last of them is called."""
@@ -169,7 +190,7 @@ class CastExecutor:
             list(job.records.machines.values()), list(job.timeline.points), list(job.timeline.events)
         )
         renewed = self.add_job(job.cast, earlier)
-        renewed.task, renewed.targets = job.task, job.targets
+        renewed.task, renewed.targets, renewed.patches = job.task, job.targets, job.patches
         return renewed
 
     async def _room(self, cast: Cast) -> Room | None:

@@ -29,6 +29,7 @@ from sender.daemon.jobs.job_reporter import JobReporter
 from sender.daemon.jobs.job_snapshot import JobSnapshot
 from sender.daemon.jobs.job_timeline import JobEvent, JobTimeline
 from sender.daemon.jobs.owner import Owner
+from sender.daemon.patching.room_patches import RoomPatches
 from sender.store.records.casts import Cast, CastEvent, CastMachine, CastPhase, TimelinePoint
 from sender.store.records.machine_states import MachineState
 from sender.store.write_behind import Recorder
@@ -61,6 +62,7 @@ class CastJob:
         ended_at: monotonic; None while it runs.
         cancel_reason: an operator's reason; None if the cast isn't cancelled.
         targets: names of the cast's planned machines, by id.
+        patches: the patches of its machines; None to cast the image alone.
         task: the task that runs the cast; cancelled while no session exists yet.
         renewing: the session ends so that one with fresh keys takes its place.
     """
@@ -92,6 +94,7 @@ class CastJob:
         self.ended_at: float | None = None
         self.cancel_reason: str | None = None
         self.targets: Mapping[str, str] = {}
+        self.patches: RoomPatches | None = None
         self.task: asyncio.Task[None] | None = None
         self.renewing = False
         self._started_by_hand = False
@@ -249,10 +252,16 @@ class CastJob:
             self.timeline.add_event(JobEvent.MACHINE_FAILED, text, row.name)
         self.put_machine(row)
 
+    def fail_unpatched(self, row: CastMachine) -> None:
+        """End a machine that can't get a patch, before the session exists: its policy doesn't wait for the machine."""
+        self.record_failure(row)
+        self._given_up_before_count = self.records.given_up_count
+
     def end(self, phase: CastPhase, reason: str) -> None:
         """End the cast; no other run resumes it."""
         if self.run is not None:
             self.reporter.record_machines()
+        self.patches = None  # they may hold secrets, and the job is shown for a while
         self.records.fail_unfinished(reason)
         self.records.change(phase=phase, reason=reason, ended_at=datetime.now(UTC), paused=False)
         self.timeline.save()

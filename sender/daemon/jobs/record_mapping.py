@@ -40,6 +40,7 @@ def cast_machine(
         joined_at=wall - timedelta(seconds=now - record.joined_at),
         ended_at=None if ended is None else wall - timedelta(seconds=now - ended),
         unsigned_allowed=record.completion.unsigned_allowed if record.completion else False,
+        patch_id=record.completion.patch_id.hex() if record.completion and record.completion.patch_id else "",
     )
 
 
@@ -62,6 +63,7 @@ def live_machine(
         bottleneck=view.bottleneck if view.active else "",
         eta_s=eta_s(cast, view, row, datetime.now(UTC)),
         error=view.error,
+        customised=bool(row.patch_id),
     )
 
 
@@ -135,4 +137,5 @@ def ended_machine(row: CastMachine, room_id: str | None) -> LiveMachine:
         bottleneck="",
         eta_s=None,
         error=row.error,
+        customised=bool(row.patch_id),
     )

@@ -138,6 +138,7 @@ class SessionOpener:
                             job.reporter,
                             functools.partial(self._access, job, join_key),
                             matcher.match,
+                            job.patches,
                         )
                     )
                 except AddressInUseError:

@@ -273,6 +273,7 @@ cast_machines = sa.Table(
     _count("socket_drops_count", info=FLEETING),
     sa.Column("demoted", sa.Boolean(), nullable=False),
     sa.Column("unsigned_allowed", sa.Boolean(), nullable=False, server_default=sa.false()),
+    _text("patch_id", server_default=sa.text("''")),
     sa.Column("joined_at", UtcTime()),
     sa.Column("ended_at", UtcTime()),
     sa.Index(None, "cast_id", "machine_key", unique=True),

@@ -73,6 +73,7 @@ class CastPlan:
         slow: ``wait``, ``demote`` or ``drop``, as ``diskcast send --slow``.
         encrypt: encrypt the data on the network.
         wake: wake the machines when they are to gather.
+        plain: cast the image as it is, without the machine patches of rooms' templates.
         latest_of: name whose newest version each cast of a schedule uses; empty: always the image of ``image_id``.
     """
 
@@ -92,6 +93,7 @@ class CastPlan:
     slow_for_s: float = SLOW_FOR_S_DEFAULT
     encrypt: bool = False
     wake: bool = False
+    plain: bool = False
     latest_of: str = ""
 
     def includes(self, machine: Machine) -> bool:
@@ -164,6 +166,7 @@ class CastMachine:
         bytes_verified: raw bytes that were read back from its disk and verified.
         bytes_kept: verified bytes that its disk had before the cast.
         seconds: time from its join to its end.
+        patch_id: id of the machine patch that is on its disk with the image, 64 hexadecimal digits; empty without one.
         unsigned_allowed: True if the agent accepted an image without a trusted signature, as its options allow.
     """
 
@@ -188,11 +191,17 @@ class CastMachine:
     joined_at: datetime | None
     ended_at: datetime | None
     unsigned_allowed: bool = False
+    patch_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HistoryLine:
-    """A :class:`CastMachine` with the description of its cast: a line of the record for auditors."""
+    """A :class:`CastMachine` with the description of its cast: a line of the record for auditors.
+
+    Attributes:
+        patch_id: id of the machine patch that is on its disk with the image; empty for the image alone.
+        machine_digest: BLAKE3 of image id and patch id, which names the content of its customised disk; empty as above.
+    """
 
     cast_id: str
     cast_name: str
@@ -217,6 +226,8 @@ class HistoryLine:
     image_signer: str = ""
     image_version: str = ""
     unsigned_allowed: bool = False
+    patch_id: str = ""
+    machine_digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class LiveMachine(ClosedObject):
         state: see :class:`MachineState`; of its last cast while that is shown.
         cast_id: its current cast, or its last one.
         eta_s: seconds until it is complete; None if unknown.
+        customised: true if its disk has a machine patch besides the image.
     """
 
     machine_id: str | None
@@ -35,6 +36,7 @@ class LiveMachine(ClosedObject):
     bottleneck: str
     eta_s: float | None
     error: str
+    customised: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
 
+from protocol.patch.effective_manifest import machine_digest
 from sender.store.database import tables
 from sender.store.records.casts import HistoryLine
 from sender.store.records.machine_states import MachineState
@@ -16,7 +17,7 @@ from sender.store.repositories.transactions import Repository, reading
 
 _LINE = tables.cast_machines.c
 _CAST = tables.casts.c
-_NAMES = tuple(name for name in HistoryLine.__dataclass_fields__ if name != "state")
+_NAMES = tuple(name for name in HistoryLine.__dataclass_fields__ if name not in ("state", "machine_digest"))
 
 
 class HistoryFilters(TypedDict, total=False):
@@ -77,6 +78,7 @@ def _query(filters: HistoryFilters) -> sa.Select[Any]:
         _CAST.image_signer,
         _CAST.image_version,
         _LINE.unsigned_allowed,
+        _LINE.patch_id,
     ).join(tables.casts, _CAST.cast_id == _LINE.cast_id)
     for name in ("machine_id", "image_id", "room_id", "cast_id", "state"):
         value = filters.get(name)
@@ -91,4 +93,8 @@ def _query(filters: HistoryFilters) -> sa.Select[Any]:
 
 
 def _line(row: sa.RowMapping) -> HistoryLine:
-    return HistoryLine(state=MachineState(row["state"]), **{name: row[name] for name in _NAMES})
+    digest = ""
+    if row["patch_id"]:
+        digest = machine_digest(bytes.fromhex(row["image_id"]), bytes.fromhex(row["patch_id"])).hex()
+    fields = {name: row[name] for name in _NAMES}
+    return HistoryLine(state=MachineState(row["state"]), machine_digest=digest, **fields)
