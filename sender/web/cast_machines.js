@@ -22,6 +22,9 @@ class Row {
     this.bar = new ProgressBar(`Progress of ${machine.name}`);
     this.percent = h("span", { class: "progress-words" });
     this.cells = { rate: cell("number wide-only"), loss: cell("number wide-only"), bottleneck: cell("wide-only"), verified: cell("number wide-only") };
+    this.verified = h("span");
+    this.customised = h("p", { class: "small muted", hidden: true }, "customised");
+    append(this.cells.verified, [this.verified, this.customised]);
     this.element = h("tr", {},
       h("th", { scope: "row", class: "main" }, address ? h("a", { href: address }, machine.name) : machine.name),
       h("td", {}, this.badge),
@@ -59,7 +62,9 @@ class Row {
     setText(this.cells.rate, live.rate_bytes_per_s > 0 ? formatRate(live.rate_bytes_per_s) : "–");
     setText(this.cells.loss, formatLoss(live.loss));
     setText(this.cells.bottleneck, bottleneckText(live.bottleneck) || "–");
-    setText(this.cells.verified, record && record.bytes_verified > 0 ? formatBytes(record.bytes_verified) : "–");
+    setText(this.verified, record && record.bytes_verified > 0 ? formatBytes(record.bytes_verified) : "–");
+    const plain = !(live.customised || record?.patch_id);
+    if (this.customised.hidden !== plain) this.customised.hidden = plain;
     const problem = explainState(live.state, live.error || record?.error || "", record?.exit_code ?? null);
     const hidden = problem === null;
     if (this.reasonRow.hidden !== hidden) this.reasonRow.hidden = hidden;

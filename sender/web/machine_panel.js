@@ -153,7 +153,7 @@ function historyList(history) {
     badge(machineLabel(line.state)),
     h("div", {},
       h("a", { href: to(["casts", line.cast_id]) }, line.image_name || line.cast_name),
-      h("p", { class: "muted small" }, timeElement(line.ended_at ?? line.joined_at), line.seconds > 0 && ` · ${formatDuration(line.seconds)}`, line.bytes_verified > 0 && ` · ${formatBytes(line.bytes_verified)} verified`),
+      h("p", { class: "muted small" }, timeElement(line.ended_at ?? line.joined_at), line.seconds > 0 && ` · ${formatDuration(line.seconds)}`, line.bytes_verified > 0 && ` · ${formatBytes(line.bytes_verified)} verified`, line.patch_id && " · customised"),
       line.error && h("p", { class: "small bad-text" }, line.error)))));
 }
 

@@ -59,6 +59,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
   const share = h("input", { type: "checkbox", name: "share", id: "plan-share", checked: Boolean(given.share) });
   const encrypt = h("input", { type: "checkbox", name: "encrypt", id: "plan-encrypt", checked: Boolean(given.encrypt) });
   const wake = h("input", { type: "checkbox", name: "wake", id: "plan-wake", checked: Boolean(given.wake) });
+  const plain = h("input", { type: "checkbox", name: "plain", id: "plan-plain", checked: Boolean(given.plain) });
   const below = field({ label: "Slow below (percent of the group's rate)", name: "slow_below", type: "number", value: Math.round((given.slow_below ?? 0.3) * 100), attributes: { min: 1, max: 90 } });
   const slowFor = field({ label: "for (seconds)", name: "slow_for_s", type: "number", value: given.slow_for_s ?? 10, attributes: { min: 0.5, max: 3600, step: "any" } });
   const slow = choices({
@@ -76,6 +77,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
       h("div", { class: "advanced-body" }, pace.element,
         h("div", { class: "check" }, share, h("label", { for: "plan-share" }, "Share the link with other traffic")),
         h("div", { class: "check" }, encrypt, h("label", { for: "plan-encrypt" }, "Encrypt the data on the network")),
+        h("div", { class: "check" }, plain, h("label", { for: "plan-plain" }, "Cast the image as it is, without the settings of single machines")),
         slow.element, h("div", { class: "field-row" }, below.element, slowFor.element))),
   ];
   const fields = [image, room, name, waitFor, maxWait, startAt, rate, ceiling, below, slowFor];
@@ -96,6 +98,7 @@ export function planFields({ images, rooms, preset, timed, signal }) {
       share: share.checked,
       encrypt: encrypt.checked,
       wake: wake.checked,
+      plain: plain.checked,
       slow: slow.read(),
       slow_below: Number(below.input.value) / 100,
       slow_for_s: Number(slowFor.input.value),

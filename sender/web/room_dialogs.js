@@ -16,11 +16,28 @@ function ruleOptions(rules) {
 
 /** @param {any} room @param {() => void} done */
 export async function importMachines(room, done) {
-  await showDialog(`Import machines into ${room.name || room.room_id}`, (close) => {
+  await importCsv({
+    title: `Import machines into ${room.name || room.room_id}`,
+    hint: "Columns: name, mac, serial, asset_tag, position. A machine needs a name and one of mac, serial and asset_tag.",
+    placeholder: "name,mac,serial,asset_tag,position\npc01,52:54:00:12:34:01,,,row 1",
+    path: `/rooms/${encodeURIComponent(room.room_id)}/import`,
+    done: (result) => {
+      showToast(`${formatCount(result.added, "machine")} added, ${result.changed} changed, ${result.unchanged} unchanged`);
+      done();
+    },
+  });
+}
+
+/**
+ * Imports a CSV file, chosen or pasted: all of its lines, or none if one has a problem.
+ * @param {{title: string, hint: string, placeholder: string, path: string, done: (result: any) => void}} options
+ */
+export async function importCsv({ title, hint, placeholder, path, done }) {
+  await showDialog(title, (close) => {
     const file = h("input", { type: "file", name: "file", accept: ".csv,text/csv,text/plain" });
-    const text = h("textarea", { name: "csv", rows: 8, required: true, spellcheck: "false", placeholder: "name,mac,serial,asset_tag,position\npc01,52:54:00:12:34:01,,,row 1" });
+    const text = h("textarea", { name: "csv", rows: 8, required: true, spellcheck: "false", placeholder });
     const fields = [
-      field({ label: "CSV file", name: "file", input: file, hint: "Columns: name, mac, serial, asset_tag, position. A machine needs a name and one of mac, serial and asset_tag." }),
+      field({ label: "CSV file", name: "file", input: file, hint }),
       field({ label: "or paste its content", name: "csv", input: text }),
     ];
     file.addEventListener("change", async () => {
@@ -33,7 +50,7 @@ export async function importMachines(room, done) {
       cancel: h("button", { type: "button", class: "button", onclick: () => close(false) }, "Cancel"),
       onsubmit: async () => {
         fill(problems);
-        const result = await call("POST", `/rooms/${encodeURIComponent(room.room_id)}/import`, { text: text.value });
+        const result = await call("POST", path, { text: text.value });
         const wrong = result.problems ?? [];
         if (wrong.length) {
           fill(problems, h("div", { class: "alert", "data-tone": "bad", role: "alert" }, icon("warning"),
@@ -41,8 +58,7 @@ export async function importMachines(room, done) {
           return;
         }
         close(true);
-        showToast(`${formatCount(result.added, "machine")} added, ${result.changed} changed, ${result.unchanged} unchanged`);
-        done();
+        done(result);
       },
     });
   });

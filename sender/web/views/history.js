@@ -57,7 +57,7 @@ function columns() {
     { label: "Result", cell: (line) => (isUnderWay(line) ? h("a", { href: to(["casts", line.cast_id]) }, "In progress") : badge(machineLabel(line.state))) },
     { label: "Image", class: "wide-only", cell: imageLink },
     { label: "Room", class: "wide-only nowrap", cell: (line) => (line.room_id ? roomName(line.room_id) : "–") },
-    { label: "Verified", class: "number wide-only", cell: (line) => (isUnderWay(line) ? "–" : formatBytes(line.bytes_verified)) },
+    { label: "Verified", class: "number wide-only", cell: (line) => (isUnderWay(line) ? "–" : `${formatBytes(line.bytes_verified)}${line.patch_id ? ", customised" : ""}`) },
     { label: "Took", class: "number wide-only", cell: (line) => (isUnderWay(line) ? "–" : formatDuration(line.seconds)) },
     { label: "Ended", class: "wide-only nowrap", cell: (line) => timeElement(line.ended_at) },
     { label: "By", class: "wide-only", cell: (line) => line.created_by },

@@ -12,6 +12,7 @@ import { announce, showError } from "../toasts.js";
 import { emptyState, pageHead } from "../components.js";
 import { addMachines } from "../machine_enrolment.js";
 import { changeRoom, importMachines } from "../room_dialogs.js";
+import { editTemplate } from "../room_template.js";
 import { go, to } from "../router.js";
 import { mayOperate, overview, roomNames } from "../store.js";
 import { wakeButton } from "../waking.js";
@@ -111,6 +112,7 @@ export async function show({ params, query, signal, live, reload }) {
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => addMachines(room.room_id) }, icon("plus"), "Add machines"),
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => importMachines(room, reload) }, icon("upload"), "Import machines"),
         mayOperate() && h("button", { type: "button", class: "button", onclick: () => changeRoom(room, reload) }, icon("edit"), "Edit room"),
+        mayOperate() && h("button", { type: "button", class: "button", onclick: () => editTemplate(room) }, icon("room"), "Machine settings"),
         mayOperate() && wakeButton("Wake machines", `Wake the machines of ${title}?`, { room_id: room.room_id }),
         newCastLink({ room: roomId }),
       ],
