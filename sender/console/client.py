@@ -120,6 +120,10 @@ class Client:
         """Replace a record."""
         return self._decode(kind, self._request("PUT", path, body=body))
 
+    def put_bytes(self, path: str, kind: type[T], content: bytes) -> T:
+        """Replace a record by the content of a file."""
+        return self._decode(kind, self._request("PUT", path, part=content))
+
     def put_part(self, path: str, kind: type[T], offset: int, part: bytes) -> T:
         """Send a part of a file that starts at ``offset``; the daemon ignores one that it has."""
         return self._decode(kind, self._request("PUT", path, query={"offset": offset}, part=part))

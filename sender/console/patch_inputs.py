@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sender.console.client import Client
     from sender.console.output import Output
 
+_ID_DIGITS: Final = 12
 _FILE_BYTES_MAX: Final = 2 << 20
 """The daemon's limit of a CSV file; templates are smaller."""
 
@@ -127,6 +128,95 @@ def preview(client: Client, output: Output, room_id: str, machine: str, file: Bi
     if not output.json_lines:
         for name, content in shown.files.items():
             click.echo(f"\n# {name}\n{content.rstrip()}")
+
+
+@click.group("patch-set")
+def patch_set() -> None:
+    """Upload signed sets of machine patches, for images that are signed with --patches signed.
+
+    \b
+    Examples:
+      diskcast rooms patch-set upload lab-1 lab-patches
+      diskcast rooms patch-set list lab-1
+    """  # noqa: D301
+
+
+@patch_set.command("upload")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
+@click.argument("folder", type=click.Path(path_type=Path))
+@api_command
+def upload_set(client: Client, output: Output, room_id: str, folder: Path) -> None:
+    """Upload the patches of FOLDER with their signed set, as `diskcast patches build` and `patches sign` wrote them.
+
+    They replace the room's set for the same image.
+
+    \b
+    Examples:
+      diskcast rooms patch-set upload lab-1 lab-patches
+      diskcast rooms patch-set upload lab-1 lab-patches --json
+    """  # noqa: D301
+    from sender.console.lookup import path
+    from sender.patches.patch_bundle import build_bundle
+    from sender.patches.patch_directory import PATCH_SUFFIX, SET_NAME
+    from sender.store.records.patch_inputs import RoomPatchSet
+
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == PATCH_SUFFIX)
+        bundle = build_bundle((folder / SET_NAME).read_bytes(), [one.read_bytes() for one in paths])
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"{folder} has no {SET_NAME}: build its patches with `diskcast patches build`, and sign them with "
+            "`diskcast patches sign`"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"can't read the patches of {folder}: {error.strerror}") from error
+    saved = client.put_bytes(path("rooms", room_id, "patch-sets"), RoomPatchSet, bundle)
+    output.done(f"room {room_id}: uploaded {saved.machine_count} patches of the set {saved.name}", saved)
+
+
+@patch_set.command("list")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
+@api_command
+def list_sets(client: Client, output: Output, room_id: str) -> None:
+    """List the signed sets of a room.
+
+    \b
+    Examples:
+      diskcast rooms patch-set list lab-1
+      diskcast rooms patch-set list lab-1 --json
+    """  # noqa: D301
+    from sender.console.lookup import path
+    from sender.console.output import Column, local_time
+    from sender.store.records.patch_inputs import RoomPatchSet
+
+    columns: list[Column[RoomPatchSet]] = [
+        Column("set", lambda one: one.name, cut=True),
+        Column("image", lambda one: one.image_id[:_ID_DIGITS]),
+        Column("machines", lambda one: str(one.machine_count), right=True),
+        Column("uploaded", lambda one: local_time(one.changed_at)),
+        Column("by", lambda one: one.changed_by, cut=True),
+    ]
+    found = client.get(path("rooms", room_id, "patch-sets"), list[RoomPatchSet])
+    output.listed("patch_set", found, columns, limit=None, nothing=f"room {room_id} has no signed sets")
+
+
+@patch_set.command("remove")
+@click.argument("room_id", metavar="ROOM", callback=checked_room)
+@click.argument("image")
+@api_command
+def remove_set(client: Client, output: Output, room_id: str, image: str) -> None:
+    """Remove the signed set of a room for IMAGE.
+
+    \b
+    Examples:
+      diskcast rooms patch-set remove lab-1 lab@3
+      diskcast rooms patch-set remove lab-1 9f86d081 --json
+    """  # noqa: D301
+    from sender.console.lookup import find_image, path
+
+    image_id = find_image(client, image).image_id
+    client.remove(path("rooms", room_id, "patch-sets", image_id))
+    output.done(f"room {room_id}: removed the set", room_id=room_id, image_id=image_id)
 
 
 @click.group()

@@ -12,7 +12,7 @@ from protocol.constants import RECEIVER_COUNT_MAX
 from protocol.errors import ConfigurationError, ServerRefusedError
 from protocol.shared.units import parse_duration_s
 from sender.console.options import api_command, checked_room, list_options
-from sender.console.patch_inputs import template
+from sender.console.patch_inputs import patch_set, template
 
 if TYPE_CHECKING:
     from sender.console.client import Client
@@ -38,6 +38,7 @@ def rooms() -> None:
 
 
 rooms.add_command(template)
+rooms.add_command(patch_set)
 
 
 @rooms.command("list")

@@ -30,8 +30,8 @@ from sender.daemon.jobs.session_opener import SessionOpener
 from sender.daemon.lease_acquirer import LeaseAcquirer
 from sender.daemon.live_state import LiveState
 from sender.daemon.machine_access import MachineAccess
-from sender.daemon.preflight_desk import PreflightDesk
 from sender.daemon.patching.patch_maker import PatchMaker
+from sender.daemon.preflight_desk import PreflightDesk
 from sender.daemon.presence import Presence
 from sender.daemon.supervisor import Supervisor
 from sender.daemon.ticket_office import TicketOffice

@@ -49,6 +49,8 @@ BEYOND_SCHEMA: Final = {
     "macs",
     "mac",
     "address",
+    "text",
+    "variables",
 }
 """Fields whose validity a schema can't express."""
 

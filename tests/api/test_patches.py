@@ -7,9 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from sender.patches.patch_bundle import build_bundle
 from sender.store.records.access import Role
 from tests.api.served import Served
 from tests.api.test_refusals import check_problem
+from tests.support.disks.disk_images import make_image
+from tests.support.patches import make_patch, signed_set
 
 TEMPLATE = """
 hostname = "{{ name }}"
@@ -148,3 +151,29 @@ def test_a_cast_whose_image_takes_no_patches_is_refused_when_it_is_planned(
     assert planned.status_code == 201, planned.text
     assert planned.json()["plan"]["plain"] is True
     operator.post(f"/casts/{planned.json()['cast_id']}/cancel").raise_for_status()
+
+
+def test_only_whole_sets_are_kept(operator: httpx.Client, room: Any) -> None:
+    """Otherwise a machine without its patch is found when the cast starts, or a forged one by its agent."""
+    image = make_image("drzu")
+    patches = [make_patch(image.manifest, {0: "d"}, machine_id=name, seed=n) for n, name in enumerate("ab")]
+    set_file = signed_set(patches).to_bytes()
+    place, kind = "/rooms/patched/patch-sets", {"Content-Type": "application/octet-stream"}
+    whole = build_bundle(set_file, [patch.data for patch in patches])
+    foreign = make_patch(image.manifest, {0: "d"}, machine_id="a", seed=7)
+    for content, reason in (
+        (b"", "it is empty"),
+        (whole[:-1], "truncated"),
+        (build_bundle(set_file, [patches[0].data]), "the patch for 'b' is missing"),
+        (build_bundle(set_file, [foreign.data, patches[1].data]), "another patch, or none, for 'a'"),
+        (build_bundle(b"nonsense", []), "three parts"),
+    ):
+        assert reason in str(check_problem(operator.put(place, content=content, headers=kind), 422)["detail"])
+    assert operator.get(place).json() == []
+    saved = operator.put(place, content=whole, headers=kind).json()
+    image_id = image.manifest.image_id.hex()
+    assert (saved["image_id"], saved["machine_count"]) == (image_id, 2)
+    assert operator.put(place, content=whole, headers=kind).status_code == 200
+    assert [one["name"] for one in operator.get(place).json()] == [saved["name"]]
+    assert operator.delete(f"{place}/{image_id}").status_code == 204
+    check_problem(operator.delete(f"{place}/{image_id}"), 404)

@@ -12,6 +12,7 @@ import pytest
 from protocol.errors import ConfigurationError, JoinRefusedError
 from protocol.model.session_records import JoinRequest
 from protocol.patch.machine_patch import parse_patch_untrusted
+from protocol.patch.patch_set import PatchSet, SignedPatchSet
 from protocol.trust.statement import ImageStatement, PatchPolicy
 from sender.daemon.patching import room_patches
 from sender.daemon.patching.patch_maker import PatchMaker
@@ -19,11 +20,13 @@ from sender.daemon.patching.room_patches import RoomPatches
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature, SignatureState
 from sender.library.library import Library
+from sender.patches.patch_bundle import build_bundle
 from sender.store.records.casts import CastPlan
 from sender.store.repositories.audit import AuditNote
 from sender.store.store import Store
 from tests.store.samples import machine, room
 from tests.support.patch_rooms import make_golden_image
+from tests.support.signing import signed_bytes
 
 NOTE = AuditNote("anna")
 TEMPLATE = 'hostname = "{{ hostname }}"\n'
@@ -140,7 +143,10 @@ def test_a_plain_cast_and_a_room_without_a_template_have_no_patches(store: Store
 
 def test_an_image_that_allows_no_patches_is_refused(store: Store, golden: ImageFile, tmp_path: Path) -> None:
     ids = _room(store, ["a"])
-    for policy, reason in ((PatchPolicy.NONE, "allows none"), (PatchPolicy.SIGNED, "a signed set")):
+    for policy, reason in (
+        (PatchPolicy.NONE, "allows none"),
+        (PatchPolicy.SIGNED, "rooms patch-set upload lab"),
+    ):
         with pytest.raises(ConfigurationError, match=reason):
             _prepare(store, golden, ids, _signature(golden, policy))
     assert not _prepare(store, golden, ids, _signature(golden, PatchPolicy.DAEMON)).problems()
@@ -148,3 +154,33 @@ def test_an_image_that_allows_no_patches_is_refused(store: Store, golden: ImageF
     refusal = r"room lab has a template, but .* has no seed partition.*--plain"
     with ImageFile.open(bare_path) as bare, pytest.raises(ConfigurationError, match=refusal):
         _prepare(store, bare, ids)
+
+
+def test_an_image_that_needs_signed_patches_gets_those_of_the_uploaded_set(
+    store: Store, golden: ImageFile
+) -> None:
+    ids = _room(store, ["a", "b", ""])
+    made = _prepare(store, golden, ids)
+    found = [made.outcome_of(machine_id) for machine_id in ids[:2]]
+    data = [asyncio.run(made.read(one.patch_id)) for one in found if one is not None and one.patch_id]
+    patches = [parse_patch_untrusted(one) for one in data]
+    patch_set = PatchSet(
+        golden.manifest.image_id, "lab", {patch.machine_id: patch.patch_id for patch in patches}
+    )
+    set_file = SignedPatchSet(signed_bytes(patch_set.statement()), patch_set.lines()).to_bytes()
+    bundle = build_bundle(set_file, data)
+    store.patch_inputs.put_set("lab", golden.manifest.image_id.hex(), "lab", 2, bundle, audit=NOTE)
+    store.patch_inputs.remove_template("lab", audit=NOTE)
+    prepared = _prepare(store, golden, ids, _signature(golden, PatchPolicy.SIGNED))
+    assert [prepared.outcome_of(machine_id) for machine_id in ids[:2]] == found
+    assert asyncio.run(prepared.signed_set()) == set_file
+    assert "the signed set 'lab' has no patch for PC 3" in prepared.problems()[ids[2]]
+    other = store.machines.add(machine("other", serial="SN7", room_id=store.rooms.add(room("attic")).room_id))
+    store.patch_inputs.put_template("attic", TEMPLATE, audit=NOTE)
+    plan = CastPlan(golden.manifest.image_id.hex(), None, (*ids, other.machine_id))
+    with pytest.raises(ConfigurationError, match="one room at a time"):
+        asyncio.run(
+            _maker(store).prepare(
+                plan, plan.machine_ids, golden.manifest, _signature(golden, PatchPolicy.SIGNED)
+            )
+        )

@@ -7,6 +7,7 @@ from blake3 import blake3
 from protocol.errors import PatchRefusedError
 from protocol.patch.machine_patch import PATCH_HEAD_BYTES, build_patch, parse_patch_untrusted
 from protocol.patch.patch_set import PatchSet, SignedPatchSet, parse_patch_set_untrusted
+from sender.patches.patch_bundle import PatchBundle, build_bundle
 from tests.fuzz.target import Target
 from tests.support.signing import signed_bytes
 
@@ -48,6 +49,18 @@ def _sets() -> list[bytes]:
     return [SignedPatchSet(signed_bytes(patch_set.statement()), patch_set.lines()).to_bytes()]
 
 
+def _bundles() -> list[bytes]:
+    patches = [parse_patch_untrusted(data) for data in _patches()]
+    patch_set = PatchSet(bytes(32), "lab", {patch.machine_id: patch.patch_id for patch in patches})
+    signed = SignedPatchSet(signed_bytes(patch_set.statement()), patch_set.lines()).to_bytes()
+    return [build_bundle(signed, [patch.data for patch in patches])]
+
+
+def _parse_bundle(data: bytes) -> None:
+    bundle = PatchBundle.from_bytes_untrusted(data)
+    assert bundle.patches.keys() == bundle.patch_set.patch_ids.keys()
+
+
 def _parse_set(data: bytes) -> None:
     """Split as the parts of a set's file are; the signature is another target's."""
     statement, _, lines = data.partition(b"\n\n")
@@ -57,6 +70,7 @@ def _parse_set(data: bytes) -> None:
 
 TARGETS = (
     Target("machine patch", _parse_patch, (PatchRefusedError,), _patches),
+    Target("bundle of a patch set", _parse_bundle, (PatchRefusedError,), _bundles),
     Target("file of a patch set", SignedPatchSet.from_bytes_untrusted, (PatchRefusedError,), _sets),
     Target(
         "patch set",

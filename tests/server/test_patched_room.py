@@ -75,7 +75,7 @@ def _csv(names: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _golden_image(folder: Path, *options: str) -> Path:
+def _golden_image(folder: Path, policy: str = "daemon") -> Path:
     """Pack a disk with a real ext4 and a seed partition."""
     disk, tree, filesystem = folder / "golden.raw", folder / "tree", folder / "ext4"
     tree.mkdir()
@@ -88,7 +88,7 @@ def _golden_image(folder: Path, *options: str) -> Path:
     lab.run("sgdisk", "--new=1:1M:+12M", disk)
     lab.run("dd", f"if={filesystem}", f"of={disk}", "bs=1M", "seek=1", "conv=notrunc,sparse")
     image = folder / "lab.dci"
-    _diskcast("sender", "pack", disk, "-o", image, "--seed-partition", "--patches", "daemon", *options)
+    _diskcast("sender", "pack", disk, "-o", image, "--seed-partition", "--patches", policy)
     return image
 
 
@@ -179,3 +179,31 @@ def test_each_machine_of_a_room_gets_its_own_disk(tmp_path: Path) -> None:
         hostnames.add(meta["local-hostname"])
         assert meta["local-hostname"] == name
     assert len(hostnames) == len(everyone)
+
+
+def test_a_room_gets_the_signed_patches_that_an_operator_uploaded(tmp_path: Path) -> None:
+    """The daemon never had the template, and its word alone counts for nothing."""
+    image, folder, name = _golden_image(tmp_path, "signed"), tmp_path / "patches", NAMES[0]
+    (tmp_path / "lab.toml").write_text(TEMPLATE)
+    (tmp_path / "lab.csv").write_text(_csv([name]))
+    built = ("--template", tmp_path / "lab.toml", "--machines", tmp_path / "lab.csv", "-o", folder)
+    _diskcast("sender", "patches", "build", image, *built)
+    _diskcast("sender", "patches", "sign", folder)
+    with Daemon(tmp_path / "daemon") as daemon, ServiceAgent(tmp_path, name, [daemon]) as agent:
+        image_id = daemon.add_image(image)["image_id"]
+        daemon.ask("POST", "/rooms", {"name": "lab", "room_id": "lab"})
+        ids = wait_online(daemon, [name])
+        daemon.ask("PATCH", f"/machines/{ids[name]}", {"room_id": "lab"})
+        daemon.ask("PUT", "/rooms/lab/template", {"text": 'hostname = "other"'})
+        plan = {"image": image_id, "room_id": "lab"}
+        refused = daemon.api.post("/casts", json=plan)
+        assert (refused.status_code, "rooms patch-set upload lab" in refused.text) == (409, True)
+        command = ("sender", "rooms", "patch-set", "upload", "lab", folder, "--server", daemon.url)
+        _diskcast(*command, "--token-file", daemon.token_file)
+        cast_id = daemon.create_cast(image_id, room_id="lab")
+        daemon.wait_phase(cast_id, "done")
+        [line] = daemon.history(cast_id=cast_id)
+        index = json.loads((folder / "index.json").read_text())
+        assert line["patch_id"] == index["machines"][0]["patch_id"]
+        target = agent.target
+    _diskcast("receiver", "compare", image, "--target", target, "--patch", folder / f"{name}.dcp")

@@ -67,7 +67,14 @@ def old_daemon(revision: str) -> Iterator[None]:
         patch.setattr(schema, "head", lambda: revision)
         patch.setattr("sender.store.open_store.head", lambda: revision)
         later = ("cast_keys", "sessions", "image_signatures", "boot_tokens", "image_requests", "wakes")
-        later += ("captures", "image_entries", "image_contents", "room_templates", "machine_variables")
+        later += (
+            "captures",
+            "image_entries",
+            "image_contents",
+            "room_templates",
+            "machine_variables",
+            "patch_sets",
+        )
         for table in (*later, "machine_hardware"):
             patch.delitem(journal._TABLES, table)
         yield

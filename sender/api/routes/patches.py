@@ -5,19 +5,27 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, PatchRefusedError
 from sender.api.guard.guarded_route import ActorOf, ServicesOf
 from sender.api.request_models.patches import PreviewInput, TemplateInput, VariablesInput
 from sender.api.routes.machines import get_machine
-from sender.api.routes.parameters import MachineIdPath, RoomIdPath
+from sender.api.routes.parameters import ImageIdPath, MachineIdPath, RoomIdPath
 from sender.api.routes.rooms import csv_text, get_room
 from sender.blocking_calls import start_blocking_call
 from sender.daemon.context import Services
 from sender.daemon.patching.seed_preview import preview_seed
 from sender.daemon.patching.variables_csv import read_variables
+from sender.http.body import read_body_untrusted
+from sender.patches.patch_bundle import BUNDLE_BYTES_MAX, PatchBundle
 from sender.patches.template import read_template
 from sender.refusals import invalid, not_found
-from sender.store.records.patch_inputs import MachineVariables, RoomTemplate, SeedPreview, VariablesImport
+from sender.store.records.patch_inputs import (
+    MachineVariables,
+    RoomPatchSet,
+    RoomTemplate,
+    SeedPreview,
+    VariablesImport,
+)
 
 
 async def get_room_template(services: ServicesOf, room_id: RoomIdPath) -> RoomTemplate:
@@ -89,6 +97,49 @@ async def import_variables(
         return VariablesImport(0, 0, tuple(problems))
     changed = await store.run(store.patch_inputs.put_variables, found, audit=actor.note())
     return VariablesImport(changed, len(found) - changed, ())
+
+
+async def list_patch_sets(services: ServicesOf, room_id: RoomIdPath) -> list[RoomPatchSet]:
+    """List the signed sets of a room's machine patches."""
+    await get_room(services, room_id)
+    return await services.store.run(services.store.patch_inputs.sets, room_id)
+
+
+async def upload_patch_set(
+    services: ServicesOf, actor: ActorOf, room_id: RoomIdPath, request: Request
+) -> RoomPatchSet:
+    """Upload a signed set of machine patches with the patches, for images that are signed with `patches: signed`.
+
+    The body has the set's file and each patch, each behind its length as a little-endian u32. It replaces the room's
+    set for the same image. Agents check the signature; the daemon checks that the patches are those of the set.
+    """
+    await get_room(services, room_id)
+    data = await read_body_untrusted(request, BUNDLE_BYTES_MAX)
+    try:
+        bundle = await start_blocking_call(lambda: PatchBundle.from_bytes_untrusted(data), "patch set")
+    except PatchRefusedError as error:
+        raise invalid(str(error)) from error
+    found, store = bundle.patch_set, services.store
+    return await store.run(
+        store.patch_inputs.put_set,
+        room_id,
+        found.image_id.hex(),
+        found.name,
+        len(bundle.patches),
+        data,
+        audit=actor.note(),
+    )
+
+
+async def remove_patch_set(
+    services: ServicesOf, actor: ActorOf, room_id: RoomIdPath, image_id: ImageIdPath
+) -> Response:
+    """Remove a signed set of machine patches."""
+    await get_room(services, room_id)
+    store = services.store
+    if not await store.run(store.patch_inputs.remove_set, room_id, image_id, audit=actor.note()):
+        raise not_found("set of patches for image", image_id)
+    return Response(status_code=204)
 
 
 async def get_machine_variables(services: ServicesOf, machine_id: MachineIdPath) -> MachineVariables:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.errors import ConfigurationError, ImageError, StorageError
+from protocol.errors import ConfigurationError, ImageError, PatchRefusedError, StorageError
 from protocol.image.manifest import Manifest
 from protocol.trust.statement import PatchPolicy
 from sender.blocking_calls import start_blocking_call
+from sender.daemon.patching.patch_sources import PatchSource, SetSource, TemplateSource
 from sender.daemon.patching.room_patches import RoomPatches
 from sender.imaging.image_file import ImageFile
 from sender.imaging.image_signature import ImageSignature
 from sender.library.library import Library
 from sender.patches.patch_builder import SeedPlace
+from sender.patches.patch_bundle import PatchBundle
 from sender.patches.template import Template, read_template
 from sender.refusals import conflict
 from sender.store.records.casts import CastPlan
@@ -43,23 +46,20 @@ class PatchMaker:
             RequestRefusedError: the image doesn't allow patches, or a template is invalid.
         """
         path = self._library.path_of(plan.image_id)
-        texts = await self._texts(plan, machine_ids)
-        if not texts or path is None:
+        inputs = await self._inputs(plan, machine_ids)
+        if not inputs.any or path is None:
             return
 
         def check() -> None:
-            _templates(texts)
             with ImageFile.open(path) as image:
                 own = ImageSignature.of(image.header)
-                _seed_place(
-                    image.manifest, self._library.best_signature(plan.image_id, own), sorted(texts)[0]
-                )
+                _source(image.manifest, self._library.best_signature(plan.image_id, own), inputs)
 
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READ_S):
                 try:
                     await start_blocking_call(check, "check image")
-                except ConfigurationError as error:
+                except (ConfigurationError, PatchRefusedError) as error:
                     raise conflict(str(error)) from error
                 except (ImageError, StorageError):
                     return  # the cast reports it
@@ -67,37 +67,104 @@ class PatchMaker:
     async def prepare(
         self, plan: CastPlan, machine_ids: Sequence[str], manifest: Manifest, signature: ImageSignature
     ) -> RoomPatches | None:
-        """Return the patches of a cast, built for its planned machines; None if no room has a template.
+        """Return the patches of a cast, built for its planned machines; None if its rooms declare none.
 
         Raises:
             ConfigurationError: the image doesn't allow patches, or a template is invalid.
+            PatchRefusedError: the signed set is damaged.
             DatabaseError: the templates or machines can't be read.
         """
-        texts = await self._texts(plan, machine_ids)
-        if not texts:
+        inputs = await self._inputs(plan, machine_ids)
+        if not inputs.any:
             return None
-        place = _seed_place(manifest, signature, sorted(texts)[0])
-        templates = await start_blocking_call(lambda: _templates(texts), "templates")
-        patches = RoomPatches(self._store, place, templates, plan.room_id)
+        source = await start_blocking_call(lambda: _source(manifest, signature, inputs), "patch source")
+        if source is None:
+            return None
+        patches = RoomPatches(self._store, source)
         await patches.build(machine_ids)
         return patches
 
-    async def _texts(self, plan: CastPlan, machine_ids: Sequence[str]) -> dict[str, str]:
-        """Return the text of each template of the plan's rooms."""
+    async def _inputs(self, plan: CastPlan, machine_ids: Sequence[str]) -> _Inputs:
+        """Return the templates and signed sets of the plan's rooms."""
+        inputs = _Inputs(plan.room_id, {}, {})
         if plan.plain:
-            return {}
+            return inputs
         store = self._store
         rooms = {plan.room_id}
         if plan.room_id is None:
             rooms = {
                 machine.room_id for machine in await store.run(store.machines.get_many, list(machine_ids))
             }
-        found = {}
-        for room_id in filter(None, rooms):
+        for room_id in sorted(filter(None, rooms)):
             template = await store.run(store.patch_inputs.template, room_id)
             if template is not None:
-                found[room_id] = template.text
-        return found
+                inputs.templates[room_id] = template.text
+            bundle = await store.run(store.patch_inputs.bundle, room_id, plan.image_id)
+            if bundle is not None:
+                inputs.bundles[room_id] = bundle
+        return inputs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Declared settings of a plan's rooms.
+
+    Attributes:
+        room_id: the plan's room.
+        templates: text of each room's template.
+        bundles: each room's signed set for the image, with its patches.
+    """
+
+    room_id: str | None
+    templates: dict[str, str]
+    bundles: dict[str, bytes]
+
+    @property
+    def any(self) -> bool:
+        """Return whether a room declares something."""
+        return bool(self.templates or self.bundles)
+
+
+def _source(manifest: Manifest, signature: ImageSignature, inputs: _Inputs) -> PatchSource | None:
+    """Return the source that the image's statement allows; None if a room's set is for images of another kind.
+
+    Raises:
+        ConfigurationError: the image doesn't allow patches, or has no place for them.
+        PatchRefusedError: the signed set is damaged.
+    """
+    policy = PatchPolicy.DAEMON if signature.statement is None else signature.statement.patches
+    if policy is PatchPolicy.SIGNED:
+        return _set_source(manifest, inputs)
+    if not inputs.templates:
+        return None
+    room_id = min(inputs.templates)
+    if policy is PatchPolicy.NONE:
+        raise ConfigurationError(
+            f"room {room_id} has a template, but the signed statement of {manifest.name!r} allows none of the machine "
+            f"patches: sign the image with --patches daemon, {_PLAIN}"
+        )
+    templates = _templates(inputs.templates)
+    try:
+        return TemplateSource(SeedPlace.of(manifest), templates, inputs.room_id)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"room {room_id} has a template, but {error}; {_PLAIN}") from error
+
+
+def _set_source(manifest: Manifest, inputs: _Inputs) -> PatchSource:
+    rooms = sorted({*inputs.templates, *inputs.bundles})
+    if len(rooms) > 1:
+        raise ConfigurationError(
+            f"the image {manifest.name!r} needs a signed set of patches, and the machines are in several rooms "
+            f"({', '.join(rooms[:3])}): cast to one room at a time"
+        )
+    [room_id] = rooms
+    if room_id not in inputs.bundles:
+        raise ConfigurationError(
+            f"room {room_id} has a template, but the signed statement of {manifest.name!r} allows only patches of a "
+            f"signed set: build and sign one, and upload it with `diskcast rooms patch-set upload {room_id} FOLDER`, "
+            f"{_PLAIN}"
+        )
+    return SetSource(PatchBundle.from_bytes_untrusted(inputs.bundles[room_id]))
 
 
 def _templates(texts: dict[str, str]) -> dict[str, Template]:
@@ -110,22 +177,3 @@ def _templates(texts: dict[str, str]) -> dict[str, Template]:
                 f"the template of room {room_id}: {error}; correct and save it again"
             ) from error
     return templates
-
-
-def _seed_place(manifest: Manifest, signature: ImageSignature, room_id: str) -> SeedPlace:
-    """Return the place of the seeds in an image that allows patches of the daemon.
-
-    Raises:
-        ConfigurationError: it doesn't allow them, or has no seed partition.
-    """
-    policy = PatchPolicy.DAEMON if signature.statement is None else signature.statement.patches
-    if policy is not PatchPolicy.DAEMON:
-        needed = "none" if policy is PatchPolicy.NONE else "only those of a signed set"
-        raise ConfigurationError(
-            f"room {room_id} has a template, but the signed statement of {manifest.name!r} allows {needed} of the "
-            f"machine patches: sign the image with --patches daemon, {_PLAIN}"
-        )
-    try:
-        return SeedPlace.of(manifest)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"room {room_id} has a template, but {error}; {_PLAIN}") from error

@@ -1,4 +1,4 @@
-"""The machine patches of one cast, built from templates of rooms and variables of machines."""
+"""The machine patches of one cast, held until it ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from protocol.constants import MIB
 from protocol.errors import ConfigurationError, JoinRefusedError
 from protocol.model.session_records import JoinRequest
 from sender.blocking_calls import start_blocking_call
-from sender.daemon.patching.patch_machines import patch_machine
-from sender.patches.machine_settings import settings_of
-from sender.patches.patch_builder import SeedPlace, build_machine_patch
-from sender.patches.seed import build_seed
-from sender.patches.template import Template
+from sender.daemon.patching.patch_sources import PatchSource
 from sender.store.records.machines import Machine
 from sender.store.store import Store
 
@@ -44,29 +40,21 @@ class MachineOutcome:
 class RoomPatches:
     """The patches of one cast's machines. Not thread-safe: use it on the event loop.
 
-    Equal templates, variables, machines and images give equal patches, so that another daemon continues a cast with the
-    same ones.
+    Equal inputs give equal patches, so that another daemon continues a cast with the same ones.
     """
 
-    def __init__(
-        self, store: Store, place: SeedPlace, templates: Mapping[str, Template], room_id: str | None
-    ) -> None:
+    def __init__(self, store: Store, source: PatchSource) -> None:
         """Prepare; :meth:`build` builds.
 
         Args:
             store: has machines and variables.
-            place: the seed partition of the image.
-            templates: the templates of rooms, by room.
-            room_id: the room of the cast; None to use the template of each machine's own room.
+            source: makes or has the patches.
         """
         self._store = store
-        self._place = place
-        self._templates = templates
-        self._room_id = room_id
+        self._source = source
         self._outcomes: dict[str, MachineOutcome] = {}
         self._patches: dict[bytes, bytes] = {}
         self._held_bytes = 0
-        self._hostname_owners: dict[str, Machine] = {}
         self._building = asyncio.Lock()
 
     async def build(self, machine_ids: Sequence[str]) -> None:
@@ -121,8 +109,8 @@ class RoomPatches:
         return self._patches[patch_id]
 
     async def signed_set(self) -> bytes:
-        """Return nothing: these patches are the daemon's own."""
-        return b""
+        """Return the signed set; nothing for patches of the daemon's own."""
+        return self._source.set_file
 
     # -- in a thread, one at a time -------------------------------------------------------------------------------
 
@@ -135,21 +123,12 @@ class RoomPatches:
         }
 
     def _outcome(self, machine: Machine, variables: Mapping[str, str]) -> MachineOutcome:
-        template = self._templates.get(self._room_id or machine.room_id or "")
-        if template is None:
-            return MachineOutcome()
-        described = patch_machine(machine, variables)
         try:
-            settings = settings_of(template, described)
-            owner = self._hostname_owners.setdefault(settings.hostname.lower(), machine)
-            if owner.machine_id != machine.machine_id:
-                raise ConfigurationError(
-                    f"hostname, machine {machine.name}: {settings.hostname!r} is the host name of {owner.name} too: "
-                    "use a variable such as {{ name }}"
-                )
-            patch = build_machine_patch(self._place, described, build_seed(settings))
+            patch = self._source.patch_of(machine, variables)
         except ConfigurationError as error:
             return MachineOutcome(problem=str(error))
+        if patch is None:
+            return MachineOutcome()
         if self._held_bytes + len(patch.data) > PATCHES_BYTES_MAX:
             return MachineOutcome(
                 problem=f"the patches of this cast have more than {PATCHES_BYTES_MAX >> 20} MiB: put large files into "

@@ -128,6 +128,19 @@ room_templates = sa.Table(
 )
 """Templates of machine patches, as operators wrote them; they may hold secrets."""
 
+patch_sets = sa.Table(
+    "patch_sets",
+    metadata,
+    sa.Column("room_id", CleanText(), sa.ForeignKey("rooms.room_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("image_id", CleanText(), primary_key=True),
+    _text("name"),
+    _count("machine_count"),
+    sa.Column("bundle", sa.LargeBinary(), nullable=False),
+    sa.Column("changed_at", UtcTime(), nullable=False),
+    _text("changed_by"),
+)
+"""Signed sets of machine patches with the patches, which may hold secrets."""
+
 machine_variables = sa.Table(
     "machine_variables",
     metadata,

@@ -25,6 +25,23 @@ class RoomTemplate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RoomPatchSet:
+    """A signed set of the patches of a room's machines for one image.
+
+    Attributes:
+        name: signed name of the set.
+        changed_by: the operator who uploaded it.
+    """
+
+    room_id: str
+    image_id: str
+    name: str
+    machine_count: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class MachineVariables:
     """The variables of a machine for its room's template, some of them secret.
 

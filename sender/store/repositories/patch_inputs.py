@@ -9,11 +9,14 @@ import sqlalchemy as sa
 from sender.store.database import tables
 from sender.store.database.errors import ConflictError
 from sender.store.machines.identity import chunks
-from sender.store.records.patch_inputs import MachineVariables, RoomTemplate
+from sender.store.records.patch_inputs import MachineVariables, RoomPatchSet, RoomTemplate
 from sender.store.repositories.audit import AuditedRepository, AuditNote
 from sender.store.repositories.transactions import reading, writing
 
 _TEMPLATE = tables.room_templates.c
+_SET = tables.patch_sets.c
+SETS_MAX = 32
+"""Signed sets of a room: one for each image that is in use there."""
 _VARIABLES = tables.machine_variables.c
 
 
@@ -57,6 +60,65 @@ class PatchInputs(AuditedRepository):
             return False
         self._connection.execute(sa.delete(tables.room_templates).where(_TEMPLATE.room_id == room_id))
         self._audit.note(audit, "room.template_remove", f"room {room_id}")
+        return True
+
+    @reading
+    def sets(self, room_id: str) -> list[RoomPatchSet]:
+        """Return the signed sets of a room, without their patches, the latest first."""
+        query = sa.select(*(_SET[name] for name in RoomPatchSet.__dataclass_fields__))
+        query = query.where(_SET.room_id == room_id).order_by(_SET.changed_at.desc()).limit(SETS_MAX)
+        return [RoomPatchSet(**row) for row in self._connection.execute(query).mappings()]
+
+    @reading
+    def bundle(self, room_id: str, image_id: str) -> bytes | None:
+        """Return the signed set of a room for an image, with its patches; None without one."""
+        query = sa.select(_SET.bundle).where(_SET.room_id == room_id, _SET.image_id == image_id)
+        found: bytes | None = self._connection.execute(query).scalar()
+        return found
+
+    @writing
+    def put_set(
+        self, room_id: str, image_id: str, name: str, machine_count: int, bundle: bytes, *, audit: AuditNote
+    ) -> RoomPatchSet:
+        """Replace the signed set of a room for an image.
+
+        Raises:
+            ConflictError: the room doesn't exist, or has sets for too many images.
+        """
+        others = {one.image_id for one in self.sets(room_id)} - {image_id}
+        if len(others) >= SETS_MAX:
+            raise ConflictError(
+                f"room {room_id!r} has sets for {len(others)} images: remove one that isn't used"
+            )
+        if self._connection.execute(sa.select(1).where(tables.rooms.c.room_id == room_id)).scalar() is None:
+            raise ConflictError(f"there is no room {room_id!r}")
+        values = {
+            "room_id": room_id,
+            "image_id": image_id,
+            "name": name,
+            "machine_count": machine_count,
+            "bundle": bundle,
+            "changed_at": self._now(),
+            "changed_by": audit.actor,
+        }
+        insert = self._database.insert(tables.patch_sets).values(**values)
+        keys = ("room_id", "image_id")
+        self._connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=keys, set_={key: insert.excluded[key] for key in values if key not in keys}
+            )
+        )
+        detail = {"image_id": image_id, "name": name, "machines": machine_count}
+        self._audit.note(audit, "room.patch_set", f"room {room_id}", detail)
+        return next(one for one in self.sets(room_id) if one.image_id == image_id)
+
+    @writing
+    def remove_set(self, room_id: str, image_id: str, *, audit: AuditNote) -> bool:
+        """Remove a signed set; return False if there is none."""
+        query = sa.delete(tables.patch_sets).where(_SET.room_id == room_id, _SET.image_id == image_id)
+        if self._connection.execute(query).rowcount == 0:
+            return False
+        self._audit.note(audit, "room.patch_set_remove", f"room {room_id}", {"image_id": image_id})
         return True
 
     @reading
