@@ -164,6 +164,8 @@ def _check_disk(image: ImageRequirements, hardware: Hardware) -> tuple[Check, li
     present = (
         f"it has {_named(hardware.disks)}" if hardware.disks else "it has no disk that its kernel can use"
     )
+    bare = [controller.device_id for controller in hardware.controllers if not controller.driver]
+    present += f", and no driver uses its disk controller {_list(bare)}" if bare else ""
     reason = f"no disk is the target {hardware.target!r}: {present}"
     fix = "check cables and the firmware's storage mode (AHCI), or the agent's --target"
     return Check(Subject.DISK, Grade.REFUSE, reason, fix), []
@@ -227,7 +229,6 @@ def _check_secure_boot(image: ImageRequirements, hardware: Hardware) -> Check:
 
 def _check_drivers(hardware: Hardware, drivers: DriverAliases | None) -> Check:
     bare = [card.device_id for card in hardware.cards if not card.driver]
-    bare += [controller.device_id for controller in hardware.controllers if not controller.driver]
     if bare:
         return Check(
             Subject.DRIVERS,
@@ -238,7 +239,9 @@ def _check_drivers(hardware: Hardware, drivers: DriverAliases | None) -> Check:
     if drivers is None:
         return Check(Subject.DRIVERS, Grade.UNKNOWN, "the image's drivers are unknown")
     devices = [(card.device_id, card.modalias) for card in hardware.cards]
-    devices += [(controller.device_id, controller.modalias) for controller in hardware.controllers]
+    # A chipset has controllers that nothing is attached to: those without a driver here matter to no disk.
+    used = [controller for controller in hardware.controllers if controller.driver]
+    devices += [(controller.device_id, controller.modalias) for controller in used]
     missing = [device_id for device_id, modalias in devices if modalias and not drivers.has_driver(modalias)]
     if missing:
         return Check(

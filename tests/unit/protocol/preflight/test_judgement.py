@@ -146,10 +146,13 @@ def test_drivers_only_ever_warn() -> None:
     for wrong in (
         sample_hardware(cards=(other,)),
         sample_hardware(cards=(sample_card(name="", driver=""),)),
-        sample_hardware(controllers=(raid,)),
+        sample_hardware(controllers=(HardwareController("vmd", raid.device_id, raid.modalias),)),
     ):
         assert grades(wrong) == {"drivers": "warn"}
     assert grades(sample_hardware(), drivers=None) == {"drivers": "unknown"}
+    assert grades(sample_hardware(controllers=(raid,))) == {}, "no disk of this machine needs it"
+    refused = judge_machine(IMAGE, sample_hardware(disks=(), controllers=(raid,)), DRIVERS)
+    assert "no driver uses its disk controller 8086:9a0b" in refusal_text(refused)
     assert (
         grades(
             sample_hardware(cards=(other,)), drivers=DriverAliases(["pci:v000010ECd*", "pci:v*bc01sc06i01*"])
