@@ -9,11 +9,12 @@ from protocol.errors import ConfigurationError
 
 _BINARY = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)\s*"
+_SIZE = re.compile(_NUMBER + r"([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _DURATION_S = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)(?:bit(?:/s)?|bps)?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)?")
-_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
+_RATE = re.compile(_NUMBER + r"([kKMG]?)(?:bit(?:/s)?|bps)?")
+_DURATION = re.compile(_NUMBER + r"(ms|s|min|m|h|d)?")
+_SHARE = re.compile(_NUMBER + r"(%?)")
 
 
 def parse_size_bytes(text: str) -> int:

@@ -13,6 +13,7 @@ import click
 
 from protocol.constants import ASSEMBLY_BYTES_DEFAULT, MIB
 from protocol.errors import ConfigurationError
+from protocol.program.options import Share, WholeNumber
 from protocol.shared.units import parse_size_bytes
 
 if TYPE_CHECKING:
@@ -24,23 +25,6 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES_MIN: Final = 4 * MIB
 """A little more than eight blocks of the default size: with less, most of the data would be dropped."""
-
-
-class _Share(click.ParamType[float]):
-    """A share: ``5%`` or ``0.05``."""
-
-    name = "share"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the share, in [0, 1)."""
-        text = str(value)
-        try:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share < 1:
-            self.fail(f"{text!r} isn't a share: write for example 5% or 0.05", param, ctx)
-        return share
 
 
 _OPTIONS: Final = (
@@ -62,7 +46,7 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--metrics-port",
-        type=click.IntRange(1, 65535),
+        type=WholeNumber(1, 65535),
         metavar="P",
         help="Serve Prometheus metrics on this TCP port.",
     ),
@@ -70,7 +54,7 @@ _OPTIONS: Final = (
         "--rehearse-loss",
         default="0",
         show_default=True,
-        type=_Share(),
+        type=Share(),
         metavar="SHARE",
         help="Share of datagrams to drop, as on a lossy network (5% or 0.05).",
     ),

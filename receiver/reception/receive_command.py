@@ -12,7 +12,7 @@ import click
 
 from protocol.constants import DISCOVERY_TIMEOUT_S, GROUP_IPV4_DEFAULT, SENDER_TIMEOUT_S
 from protocol.errors import ConfigurationError
-from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION
+from protocol.program.options import GROUP_OPTION, JSON_OPTION, PORT_OPTION, Duration
 from protocol.program.output_streams import let_output_fail
 from receiver.reception.access_options import sender_access_options
 from receiver.reception.machine_options import MachineOptions, machine_options
@@ -61,18 +61,18 @@ class _CastIdText(click.ParamType[int]):
     "wait_s",
     default=DISCOVERY_TIMEOUT_S,
     show_default=True,
-    type=click.FloatRange(0.1),
-    metavar="S",
-    help="Seconds to look for a sender.",
+    type=Duration(0.1),
+    metavar="TIME",
+    help="Time to look for a sender.",
 )
 @click.option(
     "--sender-timeout",
     "sender_timeout_s",
     default=SENDER_TIMEOUT_S,
     show_default=True,
-    type=click.FloatRange(1),
-    metavar="S",
-    help="Seconds to wait for a silent sender to come back.",
+    type=Duration(1),
+    metavar="TIME",
+    help="Time to wait for a silent sender to come back.",
 )
 @JSON_OPTION
 def receive(

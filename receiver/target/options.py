@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from protocol.program.options import WholeNumber
 from receiver.disk.fit.fit_target import NO_FIT, FitOptions
 from receiver.disk.target import Target
 from receiver.target.open_target import open_target
@@ -90,7 +91,7 @@ def writing_options(command: _Command) -> _Command:
             "--full", is_flag=True, help="Write every block, even those that the target holds already."
         ),
         click.option(
-            "--partition", type=click.IntRange(1), metavar="N", help="Write only partition N of the target."
+            "--partition", type=WholeNumber(1), metavar="N", help="Write only partition N of the target."
         ),
         click.option("--target", required=True, metavar="TARGET", help=TARGET_HELP),
     ):

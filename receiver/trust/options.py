@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from protocol.errors import ConfigurationError
+from protocol.program.options import WholeNumber
 from protocol.program.trusted_keys_directory import TRUSTED_KEYS_DIRECTORY
 from protocol.trust.statement import STATEMENT_VERSION_MAX
 from protocol.trust.trusted_keys import TrustedKey
@@ -42,7 +43,7 @@ _OPTIONS: Final = (
     click.option(
         "--min-version",
         "version_min",
-        type=click.IntRange(0, STATEMENT_VERSION_MAX),
+        type=WholeNumber(0, STATEMENT_VERSION_MAX),
         default=0,
         show_default=True,
         metavar="N",

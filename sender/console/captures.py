@@ -10,6 +10,7 @@ import click
 
 from protocol.constants import BLOCK_BYTES_DEFAULT
 from protocol.errors import CaptureFailedError
+from protocol.program.options import WholeNumber
 from protocol.shared.units import parse_size_bytes
 from sender.console.options import api_command, list_options
 
@@ -46,7 +47,9 @@ def captures() -> None:
     help="Disk of the machine, such as /dev/sda.",
 )
 @click.option("--every-byte", is_flag=True, help="Keep free space too, and record the disk's SHA-256.")
-@click.option("--level", metavar="LEVEL", type=int, default=3, show_default=True, help="zstd level, 1 to 22.")
+@click.option(
+    "--level", metavar="LEVEL", type=WholeNumber(), default=3, show_default=True, help="zstd level, 1 to 22."
+)
 @click.option(
     "--block-size",
     metavar="SIZE",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from protocol.program.options import WholeNumber
 from protocol.shared.units import format_bytes
 from sender.console.options import api_command
 
@@ -59,7 +60,7 @@ def diff(client: Client, output: Output, *, older: str, newer: str) -> None:
 @click.option(
     "--keep-last",
     metavar="N",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
     default=_KEEP_LAST_DEFAULT,
     show_default=True,
     help="Keep the newest N versions of each name.",
@@ -67,7 +68,7 @@ def diff(client: Client, output: Output, *, older: str, newer: str) -> None:
 @click.option(
     "--younger-than",
     metavar="DAYS",
-    type=click.IntRange(0, _DAYS_MAX),
+    type=WholeNumber(0, _DAYS_MAX),
     default=0,
     show_default="no such rule",
     help="Keep images that are younger.",

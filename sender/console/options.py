@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from protocol.errors import ConfigurationError, MissingDependencyError
-from protocol.program.options import CA_OPTION, PIN_OPTION
+from protocol.program.options import CA_OPTION, PIN_OPTION, WholeNumber
 
 if TYPE_CHECKING:
     from protocol.program.peer_trust import PeerTrust
@@ -119,7 +119,7 @@ def list_options(function: Function) -> Function:
     return click.option(
         "--limit",
         metavar="N",
-        type=click.IntRange(1),
+        type=WholeNumber(1),
         default=LIST_COUNT_DEFAULT,
         show_default=True,
         help="List at most N lines.",

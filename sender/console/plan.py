@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from protocol.constants import RECEIVER_COUNT_MAX
+from protocol.program.options import WholeNumber
 from protocol.shared.units import parse_duration_s
 from sender.cast.pace_options import Pace, encrypt_option, pace_options
 from sender.console.options import checked_room
@@ -117,7 +118,7 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--wait-for",
             metavar="N",
-            type=click.IntRange(1, RECEIVER_COUNT_MAX),
+            type=WholeNumber(1, RECEIVER_COUNT_MAX),
             show_default="all machines of the plan",
             help="Start when N machines have joined.",
         ),

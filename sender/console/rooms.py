@@ -131,7 +131,7 @@ def _checked_wave_size(
 ) -> str | int | None:
     if not text:
         return text
-    if not text.isdecimal() or not 1 <= int(text) <= RECEIVER_COUNT_MAX:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= RECEIVER_COUNT_MAX:
         raise click.BadParameter(f"{text!r} isn't a number from 1 to {RECEIVER_COUNT_MAX}", param=parameter)
     return int(text)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protocol.errors import ConfigurationError, ReceiversIncompleteError
-from protocol.program.options import PIN_OPTION
+from protocol.program.options import PIN_OPTION, WholeNumber
 from protocol.shared.units import format_bytes, parse_size_bytes
 from sender.demo.image import IMAGE_BYTES_MIN
 from sender.demo.run import (
@@ -52,7 +52,7 @@ NEXT_STEPS = (
 @click.option(
     "--agents",
     metavar="N",
-    type=click.IntRange(1, AGENT_COUNT_MAX),
+    type=WholeNumber(1, AGENT_COUNT_MAX),
     default=4,
     show_default=True,
     help="Number of agents, each a process of its own.",

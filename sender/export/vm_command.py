@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from protocol.constants import MIB
+from protocol.program.options import WholeNumber
 from protocol.shared.units import parse_size_bytes
 from sender.export.accelerator import Accelerator
 from sender.export.virtual_machine import (
@@ -31,7 +32,7 @@ from sender.imaging.image_file import ImageFile
 )
 @click.option(
     "--cpus",
-    type=int,
+    type=WholeNumber(),
     default=CPUS_DEFAULT,
     show_default=True,
     metavar="N",

@@ -27,6 +27,7 @@ from protocol.packing.image_start import default_name
 from protocol.packing.source_hash import source_sha256_of
 from protocol.packing.used_blocks import AreaUsage
 from protocol.program.command_line import sigterm_as_interrupt
+from protocol.program.options import WholeNumber
 from protocol.shared.units import format_bytes, format_duration, parse_size_bytes
 from sender.identity.key_options import signing_key_options
 from sender.identity.signing_keys import AskPassphrase, default_key_path, ensure_signing_key
@@ -46,7 +47,7 @@ _json_option = click.option(
 )
 _path = click.Path(path_type=Path)
 _jobs_option = click.option(
-    "--jobs", type=int, show_default="number of CPUs", metavar="N", help="Number of worker threads."
+    "--jobs", type=WholeNumber(), show_default="number of CPUs", metavar="N", help="Number of worker threads."
 )
 
 
@@ -63,7 +64,7 @@ _jobs_option = click.option(
 )
 @click.option(
     "--level",
-    type=int,
+    type=WholeNumber(),
     default=LEVEL_DEFAULT,
     show_default=True,
     help=f"zstd compression level, {LEVEL_MIN} (fastest) to {LEVEL_MAX} (smallest).",

@@ -12,6 +12,7 @@ import click
 
 from protocol.disk.partition_table import PARTITIONS_MAX
 from protocol.errors import ConfigurationError
+from protocol.program.options import WholeNumber
 from protocol.trust.minisign import Signature
 from protocol.trust.secret_key import SecretKey
 from protocol.trust.statement import (
@@ -30,7 +31,7 @@ _OPTIONS: Final = (
     click.option(
         "--image-version",
         "version",
-        type=click.IntRange(0, STATEMENT_VERSION_MAX),
+        type=WholeNumber(0, STATEMENT_VERSION_MAX),
         metavar="N",
         show_default="date and time, as 202611301405",
         help="Signed version; agents can refuse older ones.",

@@ -27,6 +27,7 @@ from protocol.errors import (
 )
 from protocol.model.cast_policy import CastPolicy
 from protocol.model.session_records import CastId
+from protocol.program.options import Duration, WholeNumber
 from protocol.program.output_streams import let_output_fail
 from protocol.shared.units import parse_size_bytes
 from sender.cast.cast_settings import CastSettings
@@ -41,17 +42,17 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 @click.option(
     "--wait-for",
     metavar="N",
-    type=click.IntRange(1, RECEIVER_COUNT_MAX),
+    type=WholeNumber(1, RECEIVER_COUNT_MAX),
     default=1,
     show_default=True,
     help="Start when N receivers have joined; all of them must complete.",
 )
 @click.option(
     "--max-wait",
-    metavar="S",
-    type=click.FloatRange(min=0),
+    metavar="TIME",
+    type=Duration(),
     show_default="no limit",
-    help="Start after S seconds with the receivers joined so far.",
+    help="Start after this time, such as 5m, with the receivers joined so far.",
 )
 @pace_options
 @encrypt_option
@@ -65,7 +66,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 @click.option(
     "--port",
     metavar="P",
-    type=click.IntRange(1, 65535),
+    type=WholeNumber(1, 65535),
     default=DATA_PORT_DEFAULT,
     show_default=True,
     help="UDP port of the group.",
@@ -80,7 +81,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 @click.option(
     "--metrics-port",
     metavar="P",
-    type=click.IntRange(0, 65535),
+    type=WholeNumber(0, 65535),
     show_default="no metrics",
     help="Serve Prometheus metrics on this TCP port; 0 for any free port.",
 )
@@ -94,7 +95,7 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 @click.option(
     "--ttl",
     metavar="N",
-    type=click.IntRange(0, 255),
+    type=WholeNumber(0, 255),
     default=MULTICAST_TTL_DEFAULT,
     show_default=True,
     help="Time to live: routers that datagrams may pass, plus one.",
@@ -107,11 +108,11 @@ _NEEDED_MODULES = ("asyncio_dgram", "fastapi", "uvicorn")
 )
 @click.option(
     "--receiver-timeout",
-    metavar="S",
-    type=click.FloatRange(min=0.5),
+    metavar="TIME",
+    type=Duration(0.5),
     default=RECEIVER_TIMEOUT_S,
     show_default=True,
-    help="Report a receiver as lost after S seconds of silence.",
+    help="Report a receiver as lost after this time of silence.",
 )
 @click.option(
     "--cast-id",

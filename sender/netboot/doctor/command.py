@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import click
 
 from protocol.program.findings_report import report_findings
-from protocol.program.options import JSON_OPTION
+from protocol.program.options import JSON_OPTION, Duration
 
 WATCH_S_DEFAULT = 60
 """From power-on to the first question takes machines 10 to 40 s."""
@@ -23,8 +23,8 @@ WATCH_S_DEFAULT = 60
 )
 @click.option(
     "--seconds",
-    metavar="S",
-    type=click.FloatRange(1, 3600),
+    metavar="TIME",
+    type=Duration(1, 3600),
     default=WATCH_S_DEFAULT,
     show_default=True,
     help="Time to watch.",

@@ -6,12 +6,13 @@ from typing import Final
 
 import click
 
+from protocol.program.options import WholeNumber
 from sender.netboot.serve.boot_files import HTTP_PORT_DEFAULT
 
 HTTP_PORT_OPTION: Final = click.option(
     "--http-port",
     metavar="P",
-    type=click.IntRange(1, 65535),
+    type=WholeNumber(1, 65535),
     default=HTTP_PORT_DEFAULT,
     show_default=True,
     help="TCP port of boot scripts and files.",
