@@ -63,6 +63,8 @@ def test_a_template_is_checked_when_it_is_saved(operator: httpx.Client, room: An
     wrong = check_problem(operator.put(place, json={"text": 'hostnme = "x"'}), 422)
     assert "did you mean hostname?" in wrong["detail"]
     check_problem(operator.put(place, json={"text": "x = ["}), 422)
+    into_ext4 = 'hostname = "x"\n[filesystem]\nkind = "ext4"\npartition = 1\n'
+    assert "patch-set upload" in check_problem(operator.put(place, json={"text": into_ext4}), 422)["detail"]
     check_problem(operator.put(place, json={"text": "#" * (129 << 10)}), 422)
     check_problem(operator.put("/rooms/nowhere/template", json={"text": TEMPLATE}), 404)
     assert operator.get(place).json()["text"] == TEMPLATE, "a refused template changes nothing"

@@ -13,11 +13,11 @@ from sender.api.routes.parameters import ImageIdPath, MachineIdPath, RoomIdPath
 from sender.api.routes.rooms import csv_text, get_room
 from sender.blocking_calls import start_blocking_call
 from sender.daemon.context import Services
+from sender.daemon.patching.patch_machines import read_seed_template
 from sender.daemon.patching.seed_preview import preview_seed
 from sender.daemon.patching.variables_csv import read_variables
 from sender.http.body import read_body_untrusted
 from sender.patches.patch_bundle import BUNDLE_BYTES_MAX, PatchBundle
-from sender.patches.template import read_template
 from sender.refusals import invalid, not_found
 from sender.store.records.patch_inputs import (
     MachineVariables,
@@ -43,7 +43,7 @@ async def put_room_template(
     """
     await get_room(services, room_id)
     try:
-        await start_blocking_call(lambda: read_template(body.text), "template")
+        await start_blocking_call(lambda: read_seed_template(body.text), "template")
     except ConfigurationError as error:
         raise invalid(f"text: {error}") from error
     store = services.store

@@ -5,10 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from protocol.errors import ConfigurationError
 from protocol.patch.machine_patch import is_machine_id
 from sender.patches.machines_file import PatchMachine
+from sender.patches.template import Template, read_template
 from sender.store.machines.identity import identity_key
 from sender.store.records.machines import Machine
+
+
+def read_seed_template(text: str) -> Template:
+    """Return a template whose patches the daemon can make.
+
+    Raises:
+        ConfigurationError: it is invalid, or its settings go into a filesystem of the image, which tools must edit.
+    """
+    template = read_template(text)
+    if template.filesystem is not None:
+        raise ConfigurationError(
+            "filesystem: a daemon writes settings into the seed partition only: build the patches with `diskcast "
+            "patches build`, sign them, and upload them with `diskcast rooms patch-set upload`, or remove the table"
+        )
+    return template
 
 
 def patch_machine_id(machine: Machine) -> str:

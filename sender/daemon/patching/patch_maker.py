@@ -12,6 +12,7 @@ from protocol.errors import ConfigurationError, ImageError, PatchRefusedError, S
 from protocol.image.manifest import Manifest
 from protocol.trust.statement import PatchPolicy
 from sender.blocking_calls import start_blocking_call
+from sender.daemon.patching.patch_machines import read_seed_template
 from sender.daemon.patching.patch_sources import PatchSource, SetSource, TemplateSource
 from sender.daemon.patching.room_patches import RoomPatches
 from sender.imaging.image_file import ImageFile
@@ -19,7 +20,7 @@ from sender.imaging.image_signature import ImageSignature
 from sender.library.library import Library
 from sender.patches.patch_builder import SeedPlace
 from sender.patches.patch_bundle import PatchBundle
-from sender.patches.template import Template, read_template
+from sender.patches.template import Template
 from sender.refusals import conflict
 from sender.store.records.casts import CastPlan
 from sender.store.store import Store
@@ -171,7 +172,7 @@ def _templates(texts: dict[str, str]) -> dict[str, Template]:
     templates = {}
     for room_id, text in texts.items():
         try:
-            templates[room_id] = read_template(text)
+            templates[room_id] = read_seed_template(text)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"the template of room {room_id}: {error}; correct and save it again"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from protocol.errors import ConfigurationError
-from sender.daemon.patching.patch_machines import patch_machine
+from sender.daemon.patching.patch_machines import patch_machine, read_seed_template
 from sender.patches.machine_settings import MachineSettings, settings_of
 from sender.patches.seed import META_DATA, build_seed
-from sender.patches.template import Template, read_template
+from sender.patches.template import Template
 from sender.store.records.machines import Machine
 from sender.store.records.patch_inputs import SeedPreview
 
@@ -23,7 +23,7 @@ def preview_seed(text: str, machine: Machine, variables: Mapping[str, str]) -> S
     Raises:
         ConfigurationError: the template itself is invalid.
     """
-    template = read_template(text)
+    template = read_seed_template(text)
     described = patch_machine(machine, variables)
     files: dict[str, str] = {}
     hostname = problem = ""
