@@ -297,12 +297,19 @@ async def test_a_waiting_agent_identifies_itself_and_long_polls(
     assert world.service.status().state is ReceptionState.WAITING
 
 
+class StillWatch(HardwareWatch):
+    """A watch that the test changes: the real one's threads know nothing of the simulated clock."""
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
 async def test_hardware_is_reported_until_a_daemon_knows_it_and_when_it_changes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Otherwise each of a thousand waiting machines sends some KiB with each of its check-ins."""
     disks = [sample_hardware(), sample_hardware(disks=())]
-    watch = HardwareWatch(lambda: disks[0], lambda _disk: None)
+    watch = StillWatch(lambda: disks[0])
     world = World(daemon_count=2, hardware=watch)
     first, second = world.daemons
 
