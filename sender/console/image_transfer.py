@@ -1,7 +1,8 @@
-"""``diskcast images import`` and ``diskcast images download``: files between this machine and the daemon."""
+"""``diskcast images import``, ``download`` and ``export``: files between this machine and the daemon."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from sender.console.client import Client
     from sender.console.output import Output
+    from sender.store.records.image_exports import ImageExport
     from sender.store.records.images import Image
 
 _PART_BYTES: Final = 4 << 20
@@ -104,7 +106,7 @@ def download(client: Client, output: Output, *, image: str, file: Path) -> None:
       diskcast images download lab@3 -o lab.dci
       diskcast images download lab -o lab.dci && diskcast export lab.dci -o lab.qcow2
     """  # noqa: D301
-    from sender.console.lookup import find_image
+    from sender.console.lookup import find_image, path
     from sender.imaging.image_progress import show_progress
     from sender.store.records.images import image_reference
 
@@ -113,25 +115,86 @@ def download(client: Client, output: Output, *, image: str, file: Path) -> None:
         raise click.UsageError(f"{file} is a directory: name a file")
     partial = file.with_name(f".{file.name}.{found.image_id[:12]}.partial")
     with show_progress("downloading", json_lines=output.json_lines) as update:
-        _receive(client, found, partial, update)
+        _receive(client, path("images", found.image_id, "file"), found.stored_bytes, partial, update)
     with show_progress("checking", json_lines=output.json_lines) as update:
         _check(partial, found, update)
     partial.replace(file)
     output.done(f"wrote {image_reference(found)} to {file}", found)
 
 
-def _receive(client: Client, image: Image, partial: Path, update: Callable[[int, int], None]) -> None:
+@click.command("export")
+@click.argument("image")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["qcow2", "vmdk", "vhdx", "vdi", "vhd"]),
+    required=True,
+    help="Format of the file.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="File to write.",
+)
+@api_command
+def export(client: Client, output: Output, *, image: str, kind: str, file: Path) -> None:
+    """Let the daemon convert an image, and download the file.
+
+    The daemon checks every block while it converts, and keeps the file for a day; the download is checked against the
+    daemon's SHA-256. A broken download continues where it was. For a raw disk use `images download` and `diskcast
+    export`.
+
+    \b
+    Examples:
+      diskcast images export lab --format qcow2 -o lab.qcow2
+      diskcast images export lab@3 --format vmdk -o lab.vmdk --json
+    """  # noqa: D301
+    from protocol.errors import ServerRefusedError
+    from sender.console.lookup import find_image, path
+    from sender.imaging.image_progress import show_phases, show_progress
+    from sender.store.records.image_exports import ExportState, ImageExport
+
+    found = find_image(client, image)
+    if file.is_dir():
+        raise click.UsageError(f"{file} is a directory: name a file")
+    made = client.create(path("images", found.image_id, "exports"), ImageExport, {"format": kind})
+    here = path("images", "exports", made.export_id)
+    with show_phases(json_lines=output.json_lines) as phases:
+        state, update = made.state, phases(made.state.value)
+        while not made.state.ended:
+            if made.state is not state:
+                state = made.state
+                update = phases(state.value)
+            update(int(made.progress * found.raw_bytes), found.raw_bytes)
+            time.sleep(_POLL_S)
+            made = client.get(here, ImageExport)
+    if made.state is ExportState.FAILED:
+        raise ServerRefusedError(f"{made.image_name} can't be exported: {made.problem}")
+    partial = file.with_name(f".{file.name}.{made.export_id}.partial")
+    with show_progress("downloading", json_lines=output.json_lines) as update:
+        _receive(client, f"{here}/file", made.file_bytes, partial, update)
+    with show_progress("checking", json_lines=output.json_lines) as update:
+        _check_digest(partial, made, update)
+    partial.replace(file)
+    output.done(f"wrote {made.image_name} to {file}", found)
+
+
+def _receive(
+    client: Client, here: str, file_bytes: int, partial: Path, update: Callable[[int, int], None]
+) -> None:
     """Continue the download into ``partial``."""
     from protocol.errors import ServerRefusedError, StorageError
-    from sender.console.lookup import path
     from sender.imaging.partial_file import PRIVATE_FILE_MODE
 
-    here = path("images", image.image_id, "file")
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_FILE_MODE)
         with os.fdopen(fd, "wb") as target:
             done = target.seek(0, os.SEEK_END)
-            if done >= image.stored_bytes:
+            if done >= file_bytes:
                 done = 0
             target.truncate(done)
             target.seek(done)
@@ -140,10 +203,10 @@ def _receive(client: Client, image: Image, partial: Path, update: Callable[[int,
                     raise ServerRefusedError(f"the daemon can't continue the download: remove {partial}")
                 for part in response.iter_bytes(_READ_BYTES):
                     done += len(part)
-                    if done > image.stored_bytes:
-                        raise ServerRefusedError("the daemon sent more than the image: try again")
+                    if done > file_bytes:
+                        raise ServerRefusedError("the daemon sent more than the file: try again")
                     target.write(part)
-                    update(done, image.stored_bytes)
+                    update(done, file_bytes)
             target.flush()
             os.fsync(target.fileno())
     except OSError as error:
@@ -166,3 +229,18 @@ def _check(partial: Path, image: Image, update: Callable[[int, int], None]) -> N
     except ImageError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _check_digest(partial: Path, made: ImageExport, update: Callable[[int, int], None]) -> None:
+    """Compare a file with the daemon's SHA-256; remove it if it differs."""
+    from protocol.errors import ImageDamagedError
+
+    digest, done = hashlib.sha256(), 0
+    with partial.open("rb") as file:
+        while part := file.read(_READ_BYTES):
+            digest.update(part)
+            done += len(part)
+            update(done, made.file_bytes)
+    if digest.hexdigest() != made.file_sha256:
+        partial.unlink()
+        raise ImageDamagedError(f"{partial}: it isn't the file that the daemon has made: download it again")

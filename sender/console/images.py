@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from protocol.shared.units import format_bytes
-from sender.console.image_transfer import download, import_image
+from sender.console.image_transfer import download, export, import_image
 from sender.console.image_upkeep import diff, prune, show_contents
 from sender.console.options import api_command, list_options
 from sender.identity.key_options import signing_key_options
@@ -287,6 +287,7 @@ def scan(client: Client, output: Output) -> None:
 
 images.add_command(import_image)
 images.add_command(download)
+images.add_command(export)
 images.add_command(diff)
 images.add_command(prune)
 images.add_command(prepare)

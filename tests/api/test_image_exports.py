@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from protocol.errors import ImageDamagedError, StorageError
 from sender.daemon.exports import image_exports
 from sender.store.records.access import Role
 from tests.api.served import Served, serve
+from tests.api.test_image_files import command
 from tests.support.disks.disk_images import make_image
 from tests.support.network.lab import LIMIT_S, run, wait_until
 
@@ -96,6 +98,32 @@ def test_an_export_is_made_downloaded_and_removed(
     api.delete(f"/images/exports/{found['export_id']}").raise_for_status()
     assert api.get(here).status_code == 404
     assert list((served.folder / "state/cache/exports").iterdir()) == []
+
+
+def test_the_command_exports_downloads_and_checks(served: Served, api: httpx.Client, tmp_path: Path) -> None:
+    """A qcow2 file that was damaged on its way boots, and fails a week later."""
+    copy, raw = tmp_path / "big.qcow2", tmp_path / "raw"
+    export = ("images", "export", "lab@1", "--format", "qcow2", "-o", str(copy))
+    image = command(served, *export)
+    [made] = api.get("/images/exports").json()["items"]
+    assert image["image_id"] == made["image_id"]
+    data = copy.read_bytes()
+    assert (made["file_bytes"], made["file_sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    raw.write_bytes(MADE.raw)
+    assert "Images are identical." in run(
+        "qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(raw), str(copy)
+    )
+    partial = tmp_path / f".big.qcow2.{made['export_id']}.partial"
+    partial.write_bytes(data[:70_000])  # of a download that broke
+    copy.unlink()
+    command(served, *export)
+    assert (copy.read_bytes(), partial.exists()) == (data, False)
+    partial.write_bytes(data[:1000] + b"?" + data[1001:70_000])
+    copy.unlink()
+    assert "download it again" in command(served, *export, code=22)["error"]
+    assert not copy.exists()
+    assert not partial.exists()
+    api.delete(f"/images/exports/{made['export_id']}").raise_for_status()
 
 
 def test_a_raw_disk_is_streamed_from_any_place(api: httpx.Client, served: Served) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import secrets
 import shutil
 import threading
@@ -176,13 +177,12 @@ class ImageExports:
         self._jobs[export_id] = job
         detail: dict[str, object] = {"name": name, "format": kind.value}
         add = self._store.audit.add
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._jobs.pop, export_id, None)  # it may have been removed meanwhile
             await self._store.run(
                 add, actor.name, "image.export", f"image {image_id}", detail, actor.request_id
             )
-        except BaseException:
-            del self._jobs[export_id]
-            raise
+            undo.pop_all()
         self._waiting.put_nowait(export_id)
         return job.shown()
 
@@ -246,12 +246,16 @@ class ImageExports:
         job.export = dataclasses.replace(job.export, state=ExportState.CONVERTING)
         needed_bytes = await start_blocking_call(functools.partial(_content_bytes, path), "export")
         await self._make_room(needed_bytes)
-        file_bytes = await start_blocking_call(functools.partial(_export, path, job), "export")
+        file_bytes, digest = await start_blocking_call(functools.partial(_export, path, job), "export")
         if job.stopped.is_set():
             await start_blocking_call(functools.partial(_unlink, job.path), "exports")
             return
         job.export = dataclasses.replace(
-            job.export, state=ExportState.DONE, progress=1.0, file_bytes=file_bytes
+            job.export,
+            state=ExportState.DONE,
+            progress=1.0,
+            file_bytes=file_bytes,
+            file_sha256=digest.hex(),
         )
         self._keep(job)
         _log.info("image_exported", image=job.export.image_name, format=job.kind.value, bytes=file_bytes)
@@ -320,9 +324,12 @@ def _content_bytes(path: Path) -> int:
         return stored_raw_bytes(image)
 
 
-def _export(path: Path, job: _Job) -> int:
+def _export(path: Path, job: _Job) -> tuple[int, bytes]:
+    """Return the size of the file and its SHA-256, by which a client checks its download."""
     with ImageFile.open(path) as image:
-        return export_image(image, job.path, job.kind, on_progress=job.on_progress).file_bytes
+        file_bytes = export_image(image, job.path, job.kind, on_progress=job.on_progress).file_bytes
+    with job.path.open("rb") as file:
+        return file_bytes, hashlib.file_digest(file, "sha256").digest()
 
 
 def _unlink(path: Path) -> None:

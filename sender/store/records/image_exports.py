@@ -38,6 +38,7 @@ class ImageExport:
         rate_bytes_per_s: bytes of the disk per second, recently; 0 while nothing happens.
         eta_s: seconds until the file is complete; None if unknown.
         file_bytes: size of the complete file; 0 before.
+        file_sha256: SHA-256 of the complete file; empty before.
         problem: reason of the failure, and the fix.
         exit_code: kind of the failure, as the exit code of `diskcast export`; 0 without one.
         created_by: name of the token.
@@ -59,3 +60,4 @@ class ImageExport:
     created_by: str
     created_at: datetime
     expires_at: datetime | None = None
+    file_sha256: str = ""
