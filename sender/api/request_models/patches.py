@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from sender.api.request_models.field_types import MachineId
 from sender.api.request_models.request_body import RequestBody
@@ -36,9 +36,7 @@ def _variables(given: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
-TemplateText = Annotated[
-    str, StringConstraints(max_length=STORED_TEMPLATE_BYTES_MAX), AfterValidator(_template_bytes)
-]
+TemplateText = Annotated[str, AfterValidator(_template_bytes)]
 
 
 class TemplateInput(RequestBody):
