@@ -77,26 +77,30 @@ class ConflictWatch:
         finally:
             stream.close()
 
-    async def _check(self, control_url: str, address: str) -> None:
-        if await start_blocking_call(lambda: self._is_confirmed(control_url, address), "rival check"):
-            ours = self._parameters
-            self._on_conflict(
-                AddressInUseError(
-                    f"this image is already being cast to {ours.group} port {ours.port} by another sender on "
-                    f"{address}: stop that one, or choose another --group or --port"
-                )
-            )
+    async def _check(self, rival: Announce, address: str) -> None:
+        if await start_blocking_call(lambda: self._is_confirmed(rival.control_url, address), "rival check"):
+            self._on_conflict(AddressInUseError(self._conflict_text(rival, address)))
         else:
             self._on_foreign(
                 f"{address} announces this cast too, without being its sender: machines with the join code ignore it; "
                 "if it is a second diskcast send, stop it, otherwise look for a rogue program there"
             )
 
-    def take_untrusted(self, datagram: bytes, address: str, age_s: float) -> str | None:
+    def _conflict_text(self, rival: Announce, address: str) -> str:
+        ours = self._parameters
+        place = f"{ours.group} port {ours.port} by another sender on {address}"
+        if rival.image_id == ours.image_id:
+            return f"this image is already being cast to {place}: stop that one, or choose another --group or --port"
+        return (
+            f"{_name_of(rival)} is being cast under the same cast id, {ours.cast_id:08x}, to {place}: choose another "
+            "--cast-id, --group or --port"
+        )
+
+    def take_untrusted(self, datagram: bytes, address: str, age_s: float) -> Announce | None:
         """Take one datagram from ``address``, received ``age_s`` after the start of this sender.
 
         Returns:
-            The control URL of a suspected rival, to be checked now; None if there is nothing to check.
+            The announcement of a suspected rival, to be checked now; None if there is nothing to check.
         """
         try:
             prefix, message = decode_control_untrusted(datagram)
@@ -113,7 +117,7 @@ class ConflictWatch:
             suspect = message.control_url, address
             if suspect not in self._checked and len(self._checked) < _CHECKS_MAX:
                 self._checked.add(suspect)
-                return message.control_url
+                return message
         return None
 
     def _note_other_version(self, datagram: bytes, address: str) -> None:
@@ -126,8 +130,12 @@ class ConflictWatch:
         if cast_id in self._foreign or len(self._foreign) >= _FOREIGN_MAX:
             return
         self._foreign.add(cast_id)
-        name = announce.image_name if announce.image_name.isprintable() else "an image"
         self._on_foreign(
-            f"{address} casts {name} to the same group and port: agents without --sender can't choose a cast; give one "
-            "of the casts another --group or --port"
+            f"{address} casts {_name_of(announce)} to the same group and port: agents without --sender can't choose a "
+            "cast; give one of the casts another --group or --port"
         )
+
+
+def _name_of(announce: Announce) -> str:
+    """Return the announced image's name, which anybody may have made up, as it can be printed."""
+    return announce.image_name if announce.image_name.isprintable() else "an image"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from protocol.errors import AddressInUseError
 from protocol.model.cast_state import CastState
 from protocol.model.session_records import CastId, CastParameters
 from sender.cast.session.sender_conflicts import ConflictWatch
+from tests.support.network.lab import LIMIT_S
 from tests.support.wire import announcement, forged
 
 PARAMETERS = CastParameters(
@@ -46,7 +48,7 @@ class Heard:
     def take(self, datagram: bytes, address: str, age_s: float) -> None:
         suspect = self.watch.take_untrusted(datagram, address, age_s)
         if suspect is not None:
-            self.suspects.append(suspect)
+            self.suspects.append(suspect.control_url)
 
 
 @pytest.fixture
@@ -70,6 +72,37 @@ def test_a_second_sender_of_a_cast_is_only_a_suspect(heard: Heard) -> None:
     heard.take(announce(5, 99), "10.0.0.2", 0.1)
     assert heard.suspects == ["http://10.0.0.2:7411"]
     assert not heard.conflicts
+
+
+@pytest.mark.parametrize(
+    ("image_id", "said"),
+    [
+        (bytes(32), "this image is already being cast to 239.1.1.1 port 7410 by another sender on 127.0.0.1"),
+        (bytes([7]) * 32, "other is being cast under the same cast id, 00000005"),
+    ],
+    ids=["same image", "other image"],
+)
+def test_a_confirmed_second_sender_is_named_with_its_image(image_id: bytes, said: str) -> None:
+    async def watch_until_conflict() -> str:
+        conflict = asyncio.get_running_loop().create_future()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+            member.bind(("127.0.0.1", 0))
+            watch = ConflictWatch(
+                member,
+                PARAMETERS,
+                is_confirmed=lambda _url, _source: True,
+                on_conflict=conflict.set_result,
+                on_foreign=lambda _note: None,
+            )
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rival:
+                message = announcement(incarnation=99, image_id=image_id, image_name="other")
+                rival.sendto(forged(message, cast_id=5), member.getsockname())
+            running = asyncio.create_task(watch.run())
+            text = str(await conflict)
+            running.cancel()
+            return text
+
+    assert said in asyncio.run(asyncio.wait_for(watch_until_conflict(), LIMIT_S))
 
 
 def test_suspects_are_asked_once_and_up_to_a_limit(heard: Heard) -> None:
