@@ -242,22 +242,23 @@ def cancel(client: Client, output: Output, cast_id: str, *, reason: str | None) 
 
 
 @casts.command()
-@click.argument("cast_id", metavar="CAST", callback=checked_cast)
+@click.argument("cast_id", metavar="[CAST]", required=False, callback=checked_cast)
 @api_command
-def watch(client: Client, output: Output, cast_id: str) -> int:
-    """Watch a cast until it ends.
+def watch(client: Client, output: Output, cast_id: str | None) -> int:
+    """Watch a cast until it ends; without CAST, the one that is running.
 
     Watching continues through restarts of the daemon. Exits with 0 only if the cast is done: every required machine
     verified every byte. Ctrl-C stops watching; the cast continues.
 
     \b
     Examples:
-      diskcast casts watch 1a2b3c4d
+      diskcast casts watch
       diskcast casts watch 1a2b3c4d --json
     """  # noqa: D301
+    from sender.console.lookup import find_running_cast
     from sender.console.watch import watch_cast
 
-    return watch_cast(client, output, cast_id)
+    return watch_cast(client, output, cast_id or find_running_cast(client).cast_id)
 
 
 @casts.command()

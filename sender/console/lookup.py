@@ -11,7 +11,7 @@ from urllib.parse import quote
 from protocol.errors import ServerRefusedError
 from sender.console.client import Client
 from sender.store.records.access import Token
-from sender.store.records.casts import Schedule
+from sender.store.records.casts import Cast, CastPhase, Schedule
 from sender.store.records.images import Image, matching_images
 from sender.store.records.machines import Machine
 
@@ -79,6 +79,24 @@ def find_token(client: Client, text: str) -> Token:
         token for token in _searched(client.listed("/tokens", Token)) if text in (token.name, token.token_id)
     ]
     return _single("token", text, found, lambda token: token.token_id)
+
+
+def find_running_cast(client: Client) -> Cast:
+    """Find the only cast that is running.
+
+    Raises:
+        ServerRefusedError: none runs, or several do.
+    """
+    phases = [phase for phase in CastPhase if phase.live]
+    found = [
+        cast for phase in phases for cast in _searched(client.listed("/casts", Cast, {"phase": phase.value}))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ServerRefusedError("no cast is running: name one that `diskcast casts list` lists")
+    several = ", ".join(f"{cast.cast_id} ({cast.image_name})" for cast in found[:_NAMED_MAX])
+    raise ServerRefusedError(f"{len(found)} casts are running: name one, such as {several}")
 
 
 def _searched(records: Iterable[T]) -> Iterable[T]:

@@ -16,6 +16,7 @@ from tests.console.api_double import (
     BROKEN,
     Answer,
     ApiDouble,
+    cast,
     cast_machine,
     events,
     lines,
@@ -99,6 +100,23 @@ def test_an_unknown_cast_fails_at_once(api: ApiDouble) -> None:
 def test_a_daemon_that_never_responded_fails_at_once(api: ApiDouble) -> None:
     api.answers(LIVE, BROKEN)
     assert isinstance(refused(api.run("casts", "watch", "1a2b3c4d")), ServerUnreachableError)
+
+
+def test_without_an_id_the_running_cast_is_watched(api: ApiDouble) -> None:
+    running = cast("casting")
+    api.answers("GET /casts", page(), page(running), page())
+    api.answers(LIVE, now("done"))
+    assert "1a2b3c4d" in succeeded(api.run("casts", "watch", "--json")).stdout
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "no cast is running: name one"), (2, "2 casts are running: name one, such as 1a2b3c40 (lab)")],
+)
+def test_without_an_id_exactly_one_cast_must_run(api: ApiDouble, count: int, said: str) -> None:
+    several = [cast("casting", cast_id=f"1a2b3c4{index}") for index in range(count)]
+    api.answers("GET /casts", page(), page(*several), page())
+    assert said in str(refused(api.run("casts", "watch")))
 
 
 def test_a_long_outage_ends_the_watching(api: ApiDouble, monkeypatch: pytest.MonkeyPatch) -> None:
