@@ -39,7 +39,7 @@ from receiver.reception.reporting.status import Reception
 from receiver.shared.nursery_errors import run_until
 from receiver.target.dry_run import DryRun, dry_run
 from receiver.target.image import TargetImage
-from receiver.target.options import open_chosen
+from receiver.target.options import open_chosen, refuse_chosen
 
 Monitor = Callable[[CastReceiver], contextlib.AbstractContextManager[None]]
 """A context around a receiver's run, which reads the receiver's status."""
@@ -57,6 +57,7 @@ async def receive_image(request: ReceiveRequest, observer: Observer, monitor: Mo
         DiskcastError: as :func:`receive_cast` raises, or no cast was found.
     """
     interface = find_interface(request.options.interface, request.group)
+    await _refuse_target(request.options)
     client, offer = await _find_cast(request, interface)
     endpoint = CastEndpoint(offer.cast_id, client.url, request.access, source=offer.source or "")
     return await receive_cast(request.options, endpoint, observer, monitor)
@@ -150,6 +151,7 @@ async def try_receive(request: ReceiveRequest) -> DryRun:
     """
     options = request.options
     interface = find_interface(options.interface, request.group)
+    await _refuse_target(options)
     client, offer = await _find_cast(request, interface)
     deadline = trio.current_time() + request.wait_s
     cast = await retry_until(deadline, functools.partial(client.cast, offer.cast_id))
@@ -205,6 +207,11 @@ def _open_data(
     interface: ReceiveInterface, group: str, port: int, source: str, frame_bytes: int
 ) -> DataSocket:
     return DataSocket(interface, group, port, source=source, frame_bytes=frame_bytes)
+
+
+async def _refuse_target(options: ReceiveOptions) -> None:
+    """Refuse a hopeless target at once: a person who waits for a sender would hear of it minutes later."""
+    await trio.to_thread.run_sync(refuse_chosen, options.target, options.target_options)
 
 
 async def _open_target(options: ReceiveOptions, cast: CastDescription) -> Target:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from protocol.errors import (
@@ -47,6 +48,8 @@ from receiver.target.eligibility import (
 )
 
 _DEVICES = Path("/dev")
+_SMALLEST_BYTES = 1
+"""Size of the smallest image: what refuses it refuses every image."""
 
 
 def open_target(
@@ -81,8 +84,28 @@ def open_target(
         StorageError: it can't be read.
     """
     inventory = read_inventory(system_paths)
-    try:
+    with _explained(path, raw_bytes, inventory, system_paths):
         return _open_eligible(path, raw_bytes, image_path, expected, inventory, system_paths)
+
+
+def refuse_unwritable(path: Path, *, system_paths: SystemPaths = SYSTEM_PATHS) -> None:
+    """Refuse a target that no image can be written to, whatever its size; the target isn't opened.
+
+    Raises:
+        TargetError, StorageError: as :func:`open_target` raises.
+    """
+    inventory = read_inventory(system_paths)
+    with _explained(path, _SMALLEST_BYTES, inventory, system_paths):
+        _judge(path, _status(path), ImageNeeds(_SMALLEST_BYTES), inventory)
+
+
+@contextlib.contextmanager
+def _explained(
+    path: Path, raw_bytes: int, inventory: DiskInventory, system_paths: SystemPaths
+) -> Iterator[None]:
+    """Add the disks that would be possible to the refusal of a device, and a fix to errors of the system."""
+    try:
+        yield
     except TargetError as error:
         if path.parent.is_relative_to(system_paths.dev) or device_number(str(path)) is not None:
             raise with_candidates(error, inventory, raw_bytes) from error
@@ -90,6 +113,22 @@ def open_target(
     except OSError as error:
         refused = TargetReadOnlyError if error.errno == errno.EROFS else TargetError
         raise refused(f"{path} can't be opened for writing: {_reason(error)}") from error
+
+
+def _judge(
+    path: Path, status: os.stat_result | None, needs: ImageNeeds, inventory: DiskInventory
+) -> BlockDevice | None:
+    """Return the block device at ``path``, None for a file that exists or can be created; refuse all else."""
+    if status is None:
+        _refuse_new(path)
+        return None
+    _refuse_by_kind(path, status)
+    if needs.path is not None:
+        _refuse_image_itself(path, status, needs.path)
+    if stat.S_ISBLK(status.st_mode):
+        return _judge_device(path, status, inventory, needs)
+    _refuse(file_refusal(path, status, inventory))
+    return None
 
 
 def require_compatible(target: Target, manifest: Manifest) -> None:
@@ -116,15 +155,7 @@ def _open_eligible(
     system_paths: SystemPaths,
 ) -> Target:
     status = _status(path)
-    device: BlockDevice | None = None
-    if status is not None:
-        _refuse_by_kind(path, status)
-        if image_path is not None:
-            _refuse_image_itself(path, status, image_path)
-        if stat.S_ISBLK(status.st_mode):
-            device = _judge_device(path, status, inventory, ImageNeeds(raw_bytes, path=image_path))
-        else:
-            _refuse(file_refusal(path, status, inventory))
+    device = _judge(path, status, ImageNeeds(raw_bytes, path=image_path), inventory)
     with contextlib.ExitStack() as undo:
         fd = _create(path) if status is None else _open_existing(path, status, inventory, system_paths)
         undo.callback(os.close, fd)
@@ -251,7 +282,7 @@ def _refuse_image_itself(path: Path, status: os.stat_result, image_path: Path) -
         )
 
 
-def _create(path: Path) -> int:
+def _refuse_new(path: Path) -> None:
     parent = path.parent
     if not parent.is_dir():
         raise TargetError(
@@ -261,6 +292,9 @@ def _create(path: Path) -> int:
     inside_devices = parent.resolve().is_relative_to(_DEVICES)
     if inside_devices and parent.stat().st_dev == _DEVICES.stat().st_dev:
         raise TargetError(f"there is no device {path}: name an existing one; {NOTHING_WRITTEN}")
+
+
+def _create(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError as error:

@@ -12,8 +12,8 @@ import click
 from protocol.program.options import WholeNumber
 from receiver.disk.fit.fit_target import NO_FIT, FitOptions
 from receiver.disk.target import Target
-from receiver.target.open_target import open_target
-from receiver.target.selection import choose_target
+from receiver.target.open_target import open_target, refuse_unwritable
+from receiver.target.selection import choose_target, is_path
 
 _Command = Callable[..., None]
 
@@ -52,6 +52,18 @@ def open_chosen(
     """
     choice = choose_target(str(selector), partition=options.partition, raw_bytes=raw_bytes)
     return open_target(choice.path, raw_bytes=raw_bytes, image_path=image_path, expected=choice.identity)
+
+
+def refuse_chosen(selector: str | Path, options: TargetOptions) -> None:
+    """Refuse a target that its path names and that no image can be written to, before an image is known.
+
+    The disk that a rule chooses, and the partition, depend on the image: :func:`open_chosen` judges them.
+
+    Raises:
+        TargetError, StorageError: as :func:`open_chosen` raises.
+    """
+    if options.partition is None and is_path(str(selector)):
+        refuse_unwritable(Path(selector))
 
 
 def target_options(command: _Command) -> _Command:

@@ -373,6 +373,12 @@ def test_agent_that_cannot_start(
     assert listing(tmp_path) == {"target": b"precious"}
 
 
+@pytest.mark.parametrize("target", ["", "missing/disk"], ids=["a folder", "no folder for a file"])
+def test_a_hopeless_target_is_refused_before_a_sender_is_awaited(tmp_path: Path, target: str) -> None:
+    assert_refused(receiving(tmp_path / target, "--wait", "1h"), TargetError, str(tmp_path))
+    assert listing(tmp_path) == {}
+
+
 def test_agent_without_a_cast_id_finds_two_casts(packed: Packed, tmp_path: Path) -> None:
     with (
         gathering_cast(packed.image, "--cast-id", "000000aa") as first,
