@@ -166,6 +166,7 @@ def test_pages_are_requested_only_as_needed(api: ApiDouble) -> None:
 def test_a_machine_is_found_by_each_of_its_names_and_never_guessed(api: ApiDouble) -> None:
     twins = [machine("pc08", machine_id="m1"), machine("pc08", machine_id="m2")]
     api.answers("GET /machines", page(machine("pc07", macs=["52:54:00:00:00:07"], serial="SN7"), *twins))
+    api.answers("GET /machines/m-pc07/history", page())
     for text in ("pc07", "PC07", "52:54:00:00:00:07", "sn7"):
         assert lines(succeeded(api.run("machines", "show", text, "--json")))[-1]["machine_id"] == "m-pc07"
     assert "m1 (pc08), m2 (pc08)" in str(refused(api.run("machines", "remove", "pc08")))

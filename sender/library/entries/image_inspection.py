@@ -77,9 +77,11 @@ class ImageInspection:
                 return stored
             if self._path_of(image_id) is None:
                 return FoundContents(ContentsState.UNAVAILABLE, problem="fetch the image first")
-            with contextlib.suppress(asyncio.QueueFull):
-                self._waiting.put_nowait(image_id)
-                self._pending[image_id] = asyncio.Event()
+            # Another request may have started the reading while the database was asked.
+            if image_id not in self._pending:
+                with contextlib.suppress(asyncio.QueueFull):
+                    self._waiting.put_nowait(image_id)
+                    self._pending[image_id] = asyncio.Event()
         if (pending := self._pending.get(image_id)) is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_S):

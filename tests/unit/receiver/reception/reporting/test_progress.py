@@ -186,7 +186,7 @@ def test_metrics_are_scraped() -> None:
         (["--rehearse-loss", "x"], "isn't a share"),
         (["--cast", "12"], "eight hexadecimal digits"),
         (["--port", "0"], "1<=x<=65535"),
-        (["--sender-timeout", "0"], "x>=1"),
+        (["--sender-timeout", "0"], "at least 1.0 s"),
     ],
 )
 def test_invalid_options_are_refused(arguments: list[str], words: str) -> None:
