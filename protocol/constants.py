@@ -76,6 +76,10 @@ IPV4_HEADER_BYTES = 20
 IPV6_HEADER_BYTES = 40
 UDP_HEADER_BYTES = 8
 
+ETHERNET_MTU_BYTES = 1500
+"""Packets of this size pass every Ethernet link, and hardware receives them also with a smaller MTU, which limits only
+what is sent (IEEE 802.3)."""
+
 # -- image ----------------------------------------------------------------------------------------------------
 
 BLOCK_BYTES_MIN = 64 * KIB

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import trio
 
 from protocol.constants import (
+    ETHERNET_MTU_BYTES,
     IPV4_HEADER_BYTES,
     IPV6_HEADER_BYTES,
     MIB,
@@ -37,9 +38,6 @@ poll costs 0.2 ms of processor time. Longer intervals would show in the group's 
 
 POLL_INTERVAL_MIN_S = 0.002
 """Shortest interval worth its own cost; a queue that fills sooner is polled without a pause."""
-
-ETHERNET_MTU_BYTES = 1500
-"""Ethernet hardware receives packets of this size also with a smaller MTU, which limits only what is sent."""
 
 # Linux values that the socket module doesn't name: <linux/in.h>, <linux/in6.h>, <linux/udp.h>, <asm/socket.h>.
 _IP_MULTICAST_ALL = 49

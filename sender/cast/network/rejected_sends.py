@@ -5,14 +5,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
+from protocol.constants import ETHERNET_MTU_BYTES
 from protocol.errors import InterfaceError
 from sender.cast.network.interfaces import MulticastInterface, list_interfaces, symbol_bytes_for
 
 REJECTED_S_MAX: Final = 5.0
 """A full queue takes the next datagram within a second, even of 64 KiB on a link of 1 Mbit/s."""
-
-ETHERNET_MTU_BYTES: Final = 1500
-"""IEEE 802.3: every Ethernet link takes packets of this size."""
 
 
 class RejectedSends:
