@@ -6,6 +6,7 @@ Module scope, because other tests of the same process count threads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -37,4 +38,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def operator(guarded: Served) -> Iterator[httpx.Client]:
     with guarded.client(Role.OPERATE) as client:
+        yield client
+
+
+@pytest.fixture
+def own(served: Served) -> Path:
+    """Return the folder of the daemon's own images; the test module makes the daemon ``served``."""
+    return served.folder / "state" / "images"
+
+
+@pytest.fixture
+def api(served: Served) -> Iterator[httpx.Client]:
+    """Return a client of the test module's daemon ``served``."""
+    with served.client() as client:
         yield client

@@ -31,17 +31,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield started
 
 
-@pytest.fixture
-def own(served: Served) -> Path:
-    return served.folder / "state" / "images"
-
-
-@pytest.fixture
-def api(served: Served) -> Iterator[httpx.Client]:
-    with served.client() as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     disk = tmp_path_factory.mktemp("disk") / "disk.raw"

@@ -35,17 +35,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield started
 
 
-@pytest.fixture
-def own(served: Served) -> Path:
-    return served.folder / "state" / "images"
-
-
-@pytest.fixture
-def api(served: Served) -> Iterator[httpx.Client]:
-    with served.client() as client:
-        yield client
-
-
 def start(api: httpx.Client, total_bytes: int, **more: object) -> dict[str, Any]:
     body = {"file_name": "lab.dci", "total_bytes": total_bytes, **more}
     found: dict[str, Any] = api.post("/images/uploads", json=body).raise_for_status().json()
