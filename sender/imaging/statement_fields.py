@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -26,6 +26,10 @@ from protocol.trust.statement import (
     parse_statement_untrusted,
 )
 from sender.identity.key_options import parse_time_option
+
+if TYPE_CHECKING:
+    from protocol.image.image_format import ImageHeader
+    from sender.imaging.image_file import ImageFile
 
 _OPTIONS: Final = (
     click.option(
@@ -106,6 +110,31 @@ class StatementFields:
             )
         statement.encode()  # checks the fields before a passphrase is asked for
         return statement
+
+    def signer(self, source: ImageFile, key: SecretKey | None) -> Callable[[ImageHeader], ImageHeader]:
+        """Return a function that signs the header of an image made from ``source``, as the source's statement says.
+
+        Args:
+            source: the open image; its statement has the values that the operator didn't choose.
+            key: the signing key; None leaves headers unsigned.
+
+        Raises:
+            ConfigurationError: a field is out of its range, which is found before anything is copied.
+        """
+        from sender.imaging.image_signature import ImageSignature
+
+        present = ImageSignature.of(source.header).statement
+        now = datetime.datetime.now(datetime.UTC)
+        name = source.manifest.name
+        self.statement(source.header.image_id, name, now, present)
+
+        def sign(header: ImageHeader) -> ImageHeader:
+            if key is None:
+                return header
+            statement = self.statement(header.image_id, name, now, present)
+            return header.with_signature(sign_statement(statement, key), key.public)
+
+        return sign
 
     def _extensions(self, present: ImageStatement | None) -> tuple[tuple[str, str], ...]:
         """Return the extensions of the present statement with the chosen partitions."""

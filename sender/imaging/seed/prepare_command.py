@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,9 @@ from protocol.program.command_line import sigterm_as_interrupt
 from protocol.program.options import JSON_OPTION
 from protocol.shared.units import format_bytes
 from sender.identity.key_options import signing_key_options
-from sender.imaging.statement_fields import StatementFields, sign_statement, statement_options
+from sender.imaging.statement_fields import StatementFields, statement_options
 
 if TYPE_CHECKING:
-    from protocol.image.image_format import ImageHeader
     from sender.identity.signing_keys import AskPassphrase
 
 _path = click.Path(path_type=Path)
@@ -52,21 +50,11 @@ def prepare(
     from sender.identity.signing_keys import ensure_signing_key
     from sender.imaging.image_file import ImageFile
     from sender.imaging.image_progress import emit, show_progress
-    from sender.imaging.image_signature import ImageSignature
     from sender.imaging.seed.prepare_image import prepare_image
 
     with ImageFile.open(image_path) as image:
-        present = ImageSignature.of(image.header).statement
-        now = datetime.datetime.now(datetime.UTC)
         key = None if no_sign else ensure_signing_key(key_path, ask_passphrase)[0]
-
-        def sign(header: ImageHeader) -> ImageHeader:
-            if key is None:
-                return header
-            statement = fields.statement(header.image_id, image.manifest.name, now, present)
-            return header.with_signature(sign_statement(statement, key), key.public)
-
-        fields.statement(image.header.image_id, image.manifest.name, now, present)  # fails before copying
+        sign = fields.signer(image, key)
         with sigterm_as_interrupt(), show_progress("copying", json_lines=as_json) as update:
             result = prepare_image(image, output, sign, update)
     if as_json:
